@@ -326,9 +326,9 @@ def serial(s: Canvas) -> Iterator[Window]:
 
 
 def pipeline(block_add_threshold: float, decoded_token_threshold: float) -> Schedule:
-    """Several blocks at once: the next opens when the last is partly full, and must move when its predecessor nearly is (D2F, section 4.3).
+    """Several blocks at once: the next opens when the last is partly full, and must move when its predecessor nearly is (D2F).
 
-    Numbers at the lines' ends are the steps of docs/d2f.md. Each row of a batch runs its own pipeline; the window spans them all.
+    The numbers at line ends are the steps in docs/d2f.md. Each row of a batch runs its own pipeline; the window spans them all.
     """
 
     def schedule(s: Canvas) -> Iterator[Window]:
@@ -428,19 +428,19 @@ def rank(doubt: Tensor, candidates: Tensor) -> Tensor:
 
 
 def quota(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
-    """Spread a block's tokens evenly over its forwards, the remainder first, the surest tokens first (LLaDA, algorithm 5)."""
+    """Spread a block's tokens evenly over its forwards, the remainder first, the surest tokens first (LLaDA, low-confidence remasking)."""
     left = candidates.sum(-1, keepdim=True)  # [N, 1]
     forwards = window.forwards - window.index
     return rank(scores.doubt, candidates) < (left + forwards - 1) // forwards
 
 
 def threshold_rule(threshold: float, strict: bool = False) -> Rule:
-    """Every token at least this sure (Fast-dLLM, algorithm 1); surer than this if strict (D2F's code)."""
+    """Every token at least this sure (Fast-dLLM); surer than this if strict (D2F's code)."""
     return lambda scores, candidates, window: scores.confidence > threshold if strict else scores.confidence >= threshold
 
 
 def factor_rule(factor: float) -> Rule:
-    """The longest run of the surest tokens whose r-th has (r + 1) (1 - confidence) <= factor (Fast-dLLM, section 3.3 and theorem 1).
+    """The longest run of the surest tokens whose r-th has (r + 1) (1 - confidence) <= factor (Fast-dLLM, the factor rule of its theorem 1).
 
     The authors' code also takes a last token that fails; we follow the paper.
     """
@@ -466,7 +466,7 @@ def local_leap(threshold: float, relaxed_threshold: float, radius: int) -> Rule:
 
 
 def adaptive(threshold: float, confidence_alpha: float, window_size: int | None) -> Rule:
-    """The threshold sinks as the visible masks get fewer: threshold * (1 - alpha * (1 - masked share)) (Streaming-dLLM, eq. 9).
+    """The threshold sinks as the visible masks get fewer: threshold * (1 - alpha * (1 - masked share)) (Streaming-dLLM).
 
     Following the authors' code, the share counts the block and the kept suffix, and a block's first forward uses the plain threshold.
     """

@@ -30,7 +30,7 @@ class Scores(NamedTuple):
 
 
 def score(logits: Tensor, noise: Tensor | None = None) -> Scores:
-    """Score every position from its logits [..., V], of any dtype; -inf marks what can never be chosen (LLaDA, algorithm 5).
+    """Score every position from its logits [..., V], of any dtype; -inf marks what can never be chosen.
 
     noise: float32 [..., V] to sample with, the arg-max of logits + noise (see `gumbel`); scores always come from the clean logits.
     Each line below is an element-wise operation or a reduction over V, which torch.compile fuses into passes that store no [..., V].

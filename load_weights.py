@@ -33,7 +33,7 @@ FIXED = {
 }  # fmt: skip
 # Keys that say nothing about inference: training, bookkeeping, or settings of a switch that FIXED holds off.
 IGNORED = {
-    "architectures", "auto_map", "transformers_version", "torch_dtype", "dtype", "precision", "_name_or_path", "use_cache", "flash_attention",
+    "architectures", "auto_map", "transformers_version", "torch_dtype", "dtype", "precision", "use_cache", "flash_attention",
     "embedding_size", "pad_token_id", "bos_token_id", "mlp_ratio", "alibi_bias_max", "attention_layer_norm_with_affine",
     "attention_dropout", "embedding_dropout", "residual_dropout", "init_device", "init_fn", "init_std", "init_cutoff_factor",
 }  # fmt: skip
@@ -92,7 +92,7 @@ def find_folder(source: str | Path) -> Path:
     """A folder as it is; anything of the form owner/name is fetched from Hugging Face, or found in its cache."""
     if Path(source).is_dir():
         return Path(source)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
         raise ValueError(f"no checkpoint at {source}: give a folder or a Hugging Face id like GSAI-ML/LLaDA-8B-Instruct")
     from huggingface_hub import snapshot_download  # half a second that a local folder need not pay
 
@@ -145,7 +145,8 @@ def read_config(folder: Path) -> Config:
     for key, value in given.items():
         if key in FIXED and value != FIXED[key]:
             raise ValueError(f"{file}: {key} is {value!r}, but this model implements only {FIXED[key]!r}")
-        if key not in CONFIG_KEYS and key not in FIXED and key not in IGNORED and value not in (None, False):
+        known = key in CONFIG_KEYS or key in FIXED or key in IGNORED or key.startswith("_")
+        if not known and value not in (None, False):
             raise ValueError(f"{file}: unknown key {key} = {value!r} might change the arithmetic, which this model would not follow")
     values = {}
     for key, field in CONFIG_KEYS.items():
@@ -162,10 +163,10 @@ def read_config(folder: Path) -> Config:
     for size in sizes:
         if not getattr(config, size):
             raise ValueError(f"{file}: {size} is 0")
-    if config.d_model % (2 * config.n_heads) or config.n_heads % config.kv_heads:
-        raise ValueError(
-            f"{file}: n_heads {config.n_heads} must divide d_model {config.d_model} into even widths, n_kv_heads {config.kv_heads} must divide n_heads"
-        )
+    if config.d_model % (2 * config.n_heads):
+        raise ValueError(f"{file}: n_heads {config.n_heads} must divide d_model {config.d_model} into even widths")
+    if config.n_heads % config.kv_heads:
+        raise ValueError(f"{file}: n_kv_heads {config.kv_heads} must divide n_heads {config.n_heads}")
     for key in ("mask_token_id", "eos_token_id"):
         if getattr(config, key) >= config.vocab_size:
             raise ValueError(f"{file}: {key} {getattr(config, key)} lies outside the vocabulary of {config.vocab_size}")

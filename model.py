@@ -164,7 +164,7 @@ class LLaDA(nn.Module):
         rows: slice = slice(None),
         start: Tensor | None = None,
     ) -> Tensor:
-        """Recompute the positions `query` and return the logits of `rows` among them (LLaDA, section 2).
+        """Recompute the positions `query` and return the logits of `rows` among them.
 
         ids      int64 [B, Q], the tokens at `query`
         query    their positions, which are also their cache slots; default 0 .. Q-1

@@ -1,6 +1,8 @@
 """What the tests share: small random models whose confidences are spread out, so that strategies really differ on them."""
 
+import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # so that a bare `pytest` finds the project, too
 
+from load_weights import save_model
 from model import Config, LLaDA
 
 torch.set_num_threads(1)  # these models are so small that a second thread only waits
@@ -19,14 +22,14 @@ settings.load_profile("default")
 MASK, EOS, VOCABULARY = 39, 38, 40
 
 
-def random_model(seed: int, n_layers: int = 2, n_kv_heads: int = 4, sharpness: float = 4.0, max_sequence_length: int = 512) -> LLaDA:
-    """A model of 40 tokens with random float32 weights; the larger the sharpness, the surer it is."""
+def random_model(seed: int, n_layers: int = 2, n_kv_heads: int = 4, max_sequence_length: int = 512) -> LLaDA:
+    """A model of 40 tokens with random float32 weights: sharp attention for varied answers, a sharp head for confidences of 0.2 to 1."""
     config = Config(32, n_layers, 4, 48, VOCABULARY, MASK, EOS, n_kv_heads, max_sequence_length)
     model = LLaDA(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
         if weight.dim() == 2:
-            gain = sharpness if name == "ff_out.weight" else 1.0 if name == "wte.weight" else 2.0
+            gain = 4.0 if name == "ff_out.weight" else 1.0 if name == "wte.weight" else 3.0 if name.endswith(("q_proj.weight", "k_proj.weight")) else 2.0
             fan_in = 1 if name == "wte.weight" else weight.shape[1]
             weight.copy_(torch.randn(weight.shape, generator=generator) * gain / math.sqrt(fan_in))
     return model
@@ -39,3 +42,29 @@ def random_prompt(seed: int, length: int) -> list[int]:
 @pytest.fixture
 def model() -> LLaDA:
     return random_model(0)
+
+
+CHARACTERS = "abcdefghijklmnopqrstuvwxyz 123456789.?"  # ids 0 to 37
+TEMPLATE = "{% for message in messages %}{{ message['content'] | trim }}?{% endfor %} "
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory) -> Path:
+    """A complete checkpoint folder of a random model whose tokens are characters; copy it before changing it."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("saved")
+    save_model(random_model(0), folder)
+    encoder = Tokenizer(models.WordLevel({c: i for i, c in enumerate(CHARACTERS)}, unk_token="?"))
+    encoder.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    encoder.decoder = decoders.Fuse()
+    encoder.add_special_tokens([AddedToken("<eos>", special=True), AddedToken("<mask>", special=True)])
+    encoder.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE, "eos_token": "<eos>"}))
+    return folder
+
+
+@pytest.fixture
+def checkpoint(saved, tmp_path) -> Path:
+    """A copy of `saved` that the test may break."""
+    return Path(shutil.copytree(saved, tmp_path / "checkpoint"))

@@ -1,0 +1,178 @@
+"""`python dllm.py` as a person and a pipe see it: the answer on stdout, all else on stderr, mistakes in one line with exit code 2."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import random_model
+from safetensors.torch import load_file, save_file
+
+import dllm
+import load_weights
+
+ROOT = Path(__file__).parent.parent
+SHORT = ["--gen-length", "16", "--block-length", "8"]
+
+
+def run(capsys, *arguments) -> tuple[str, str, int]:
+    """Run the program in this process: stdout, stderr, exit code."""
+    try:
+        dllm.main([str(a) for a in arguments])
+        code = 0
+    except SystemExit as exit:
+        code = exit.code
+    out, err = capsys.readouterr()
+    return out, err, code
+
+
+def test_the_answer_is_on_stdout_and_the_counters_are_on_stderr(saved, capsys):
+    """Would catch counters in a pipe, and a missing one."""
+    out, err, code = run(capsys, "--model", saved, "--prompt", "hello", *SHORT)
+    assert code == 0 and err.count("\n") == 1
+    model, tokenizer = load_weights.load_model(saved), load_weights.load_tokenizer(saved)
+    ids = tokenizer.encode_chat([{"role": "user", "content": "hello"}])
+    assert out == tokenizer.decode(dllm.generate(model, ids, gen_length=16, block_length=8).answer()) + "\n"
+    for counter in ("forwards 16", "rows", "tokens", "tokens_per_forward", "seconds", "tokens_per_second", "peak_memory_mb", "seed 0"):
+        assert counter in err
+
+
+def test_json_counters_are_one_object(saved, capsys):
+    """Would catch counters that no program can read."""
+    out, err, code = run(capsys, "--model", saved, "--prompt", "hello", "--json", "--strategy", "fast-dllm", "--threshold", "0.4", *SHORT)
+    counters = json.loads(err)
+    assert counters["strategy"] == "fast-dllm" and counters["seed"] == 0 and 2 <= counters["forwards"] <= 16
+    assert counters["rows"] >= counters["forwards"] * 8
+
+
+@pytest.mark.parametrize("spelling", [("--gen-length", "--block-length"), ("--gen_length", "--block_length")])
+def test_both_spellings_of_a_flag_are_taken(saved, capsys, spelling):
+    """Would catch a flag that only one ecosystem's users guess."""
+    _, err, code = run(capsys, "--model", saved, "--prompt", "hello", spelling[0], "8", spelling[1], "4")
+    assert code == 0 and "forwards 8 " in err
+
+
+def test_the_prompt_comes_from_standard_input(saved, capsys, monkeypatch):
+    """Would catch a dash taken for the prompt."""
+    direct = run(capsys, "--model", saved, "--prompt", "a story", *SHORT)[0]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a story")))
+    assert run(capsys, "--model", saved, "--prompt", "-", *SHORT)[0] == direct
+
+
+def test_show_prompt_prints_what_the_model_sees(saved, capsys):
+    """Would catch a prompt shown without its template."""
+    assert run(capsys, "--model", saved, "--prompt", "hello", "--show-prompt", *SHORT)[0].startswith("hello? \n")
+    assert run(capsys, "--model", saved, "--prompt", "hello", "--show-prompt", "--raw", *SHORT)[0].startswith("hello\n")
+
+
+def test_list_explains_every_strategy_and_setting(capsys):
+    """Would catch a strategy that --strategy list leaves out."""
+    out, err, code = run(capsys, "--strategy", "list")
+    assert code == 0 and err == ""
+    for name, builder in dllm.STRATEGIES.items():
+        assert f"\n{name}\n" in "\n" + out
+        for option in dllm.options(builder):
+            assert "--" + option.replace("_", "-") + " " in out
+
+
+def test_a_default_stands_in_one_place(saved, capsys):
+    """Would catch a flag with a default of its own, which could differ from the builder's."""
+    arguments = vars(dllm.command_line().parse_args(["--prompt", "a"]))
+    assert not set(arguments) & set(arguments["flags"])
+
+
+def test_control_characters_never_reach_the_terminal():
+    """Would catch a model that writes escape sequences: they could clear the screen or retitle the window."""
+    assert dllm.printable("a\x1b[2Jb\x07\n\tc é 中") == "a\ufffd[2Jb\ufffd\n\tc é 中"
+
+
+def damaged(saved, tmp_path, name, content: bytes) -> str:
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    for file in saved.iterdir():
+        (folder / file.name).write_bytes(content if file.name == name else file.read_bytes())
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--prompt"], "argument --prompt: expected one argument"),
+        ([], "no prompt: give --prompt TEXT, or --prompt - to read it from standard input"),
+        (["--prompt", ""], "the prompt is empty"),
+        (["--prompt", " \n"], "the prompt is empty"),
+        (["--prompt", "a<mask>b"], "the prompt holds the mask token, id 39"),
+        (["--prompt", "a" * 600], "the prompt has 602 tokens, gen_length is 128: together more than the model's 512"),
+        (["--prompt", "a\udce9"], "the prompt is not valid UTF-8"),
+        (["--prompt", "a", "--strategy", "warp"], "unknown strategy 'warp': choose one of llada, fast-dllm, localleap, streaming, d2f"),
+        (["--prompt", "a", "--colour", "red"], "unrecognized arguments: --colour red"),
+        (["--prompt", "a", "--radius", "2"], "strategy llada has no setting radius: that is a setting of localleap"),
+        (["--prompt", "a", "--strategy", "localleap", "--radius=-1"], "radius is -1, expected at least 0"),
+        (["--prompt", "a", "--strategy", "localleap", "--radius", "-1"], "radius is -1, expected at least 0"),
+        (["--prompt", "a", "--strategy", "localleap", "--radius", "two"], "invalid int value: 'two'"),
+        (["--prompt", "a", "--strategy", "localleap", "--threshold", "none"], "threshold is None, expected a value of type float"),
+        (
+            ["--prompt", "a", "--strategy", "localleap", "--relaxed-threshold", "0.95"],
+            "relaxed_threshold is 0.95, expected between 0 and threshold=0.9",
+        ),
+        (["--prompt", "a", "--gen-length", "100"], "gen_length 100 is not a multiple of block_length 32: the nearest is 96"),
+        (["--prompt", "a", "--steps", "30"], "steps 30 do not divide evenly among 4 blocks: the nearest is 32"),
+        (["--prompt", "a", "--temperature", "nan"], "temperature is nan, expected at least 0"),
+        (["--prompt", "a", "--eos", "never"], "eos is 'never', expected one of fill, stop, suppress, defer"),
+        (["--prompt", "a", "--device", "warp"], "unknown device 'warp'"),
+        (["--prompt", "a", "--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
+        (["--prompt", "a", "--model", "nothing here"], "no checkpoint at nothing here: give a folder or a Hugging Face id"),
+        (["--prompt", "a", "--adapter", "./nothing"], "no checkpoint at ./nothing"),
+        (["--prompt", "a", "--strategy", "fast-dllm", "--steps", "1"], "steps=1 forwards are spent and"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(saved, tmp_path, capsys, monkeypatch, arguments, message):
+    """Would catch a traceback, a usage text of twenty lines, half an answer, or a file left behind."""
+    monkeypatch.chdir(tmp_path)
+    out, err, code = run(capsys, "--model", saved, *arguments)
+    assert (out, code) == ("", 2)
+    assert err.startswith("dllm.py: ") and err.count("\n") == 1 and message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "file, content, message",
+    [
+        ("model.safetensors", b"\x80\x02pickled", "is truncated or not a safetensors file"),
+        ("config.json", b"{}", "d_model is missing"),
+        ("tokenizer.json", b"[]", "is not a tokenizer"),
+        ("tokenizer_config.json", b"\xff", "is not readable as JSON"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_line_and_exit_code_2(saved, tmp_path, capsys, file, content, message):
+    """Would catch a file whose reader has a way of failing of its own."""
+    out, err, code = run(capsys, "--model", damaged(saved, tmp_path, file, content), "--prompt", "a")
+    assert (out, code) == ("", 2) and err.count("\n") == 1 and message in err
+
+
+def test_nan_weights_are_refused_before_decoding(checkpoint, capsys):
+    """Would catch an answer of NaN, which arg-max turns into plausible nonsense."""
+    tensors = load_file(checkpoint / "model.safetensors")
+    tensors[load_weights.PREFIX + "wte.weight"][7] = torch.nan
+    save_file(tensors, checkpoint / "model.safetensors")
+    out, err, code = run(capsys, "--model", checkpoint, "--prompt", "a")
+    assert (out, code) == ("", 2) and err.count("\n") == 1 and "holds NaN or infinity" in err
+
+
+def test_too_little_memory_for_the_canvas_is_refused(monkeypatch):
+    """Would catch a cache that is allocated before anybody asked whether it fits."""
+    monkeypatch.setattr(load_weights, "free_memory", lambda device: 1e5)
+    with pytest.raises(ValueError, match="the cache and logits of 50 rows of 35 tokens need .* GB, but cpu has 0.0001 GB free"):
+        dllm.decode(random_model(0), [[1, 2, 3]] * 50, gen_length=32)
+
+
+def test_it_runs_as_a_program(saved):
+    """Would catch what only a fresh process shows: imports, the exit code, a traceback."""
+    command = [sys.executable, ROOT / "dllm.py", "--model", saved, "--prompt"]
+    good = subprocess.run([*command, "hello", *SHORT], capture_output=True, text=True)
+    assert good.returncode == 0 and good.stdout.endswith("\n") and "forwards 16" in good.stderr
+    bad = subprocess.run([*command, "hello", "--gen-length", "7"], capture_output=True, text=True)
+    assert (bad.returncode, bad.stdout) == (2, "") and bad.stderr.count("\n") == 1

@@ -1,0 +1,304 @@
+"""Checkpoints there and back, adapters merged, and every way a file can be wrong: one sentence, before any work."""
+
+import json
+
+import pytest
+import torch
+from conftest import CHARACTERS, EOS, MASK, random_model, random_prompt
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+import load_weights
+from load_weights import PREFIX, load_config, load_model, load_tokenizer, save_model
+
+
+def same_weights(one, two) -> bool:
+    return all(a.equal(b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def edit(file, change) -> None:
+    """Change a JSON file in place."""
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def edit_tensors(folder, change) -> None:
+    tensors = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+# --- what works ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_kv_heads", [4, 2])
+def test_a_saved_model_loads_as_it_was(tmp_path, n_kv_heads):
+    """Would catch a tensor or a config key that is lost on the way to the disk and back."""
+    model = random_model(3, n_kv_heads=n_kv_heads)
+    save_model(model, tmp_path / "new" / "folder")
+    loaded = load_model(tmp_path / "new" / "folder", device="cpu")
+    assert loaded.config == model.config and same_weights(loaded, model)
+    assert {file.name for file in (tmp_path / "new" / "folder").iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_the_file_has_the_names_and_keys_of_llada(saved):
+    """Would catch a checkpoint that only this program can read."""
+    names = set(load_file(saved / "model.safetensors"))
+    assert {"model.transformer.wte.weight", "model.transformer.ln_f.weight", "model.transformer.ff_out.weight"} < names
+    layer = {name.split(".", 4)[4] for name in names if name.startswith("model.transformer.blocks.1.")}
+    leaves = ["attn_norm", "ff_norm", "q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"]
+    assert layer == {leaf + ".weight" for leaf in leaves}
+    golden = json.loads((load_weights.Path(__file__).parent / "goldens" / "a" / "config.json").read_text())
+    assert set(golden) - {"mlp_ratio"} <= set(json.loads((saved / "config.json").read_text()))
+
+
+def test_the_config_of_llada_8b_is_understood(tmp_path):
+    """Would catch a key of the released config.json that is refused, and a parameter count other than the published one."""
+    released = {
+        "activation_type": "silu", "alibi": False, "alibi_bias_max": 8.0, "architectures": ["LLaDAModelLM"], "attention_dropout": 0.0,
+        "attention_layer_norm": False, "attention_layer_norm_with_affine": True, "auto_map": {"AutoConfig": "configuration_llada.LLaDAConfig"},
+        "bias_for_layer_norm": False, "block_group_size": 1, "block_type": "llama", "d_model": 4096, "embedding_dropout": 0.0,
+        "embedding_size": 126464, "eos_token_id": 126081, "flash_attention": False, "include_bias": False, "include_qkv_bias": False,
+        "init_cutoff_factor": None, "init_device": "meta", "init_fn": "mitchell", "init_std": 0.02, "input_emb_norm": False,
+        "layer_norm_type": "rms", "layer_norm_with_affine": True, "mask_token_id": 126336, "max_sequence_length": 4096,
+        "mlp_hidden_size": 12288, "mlp_ratio": 4, "model_type": "llada", "multi_query_attention": None, "n_heads": 32, "n_kv_heads": 32,
+        "n_layers": 32, "pad_token_id": 126081, "precision": "amp_bf16", "residual_dropout": 0.0, "rms_norm_eps": 1e-05, "rope": True,
+        "rope_full_precision": True, "rope_theta": 500000.0, "scale_logits": False, "transformers_version": "4.46.3", "use_cache": False,
+        "vocab_size": 126464, "weight_tying": False,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(released))
+    config = load_config(tmp_path)
+    assert (config.d_model, config.kv_heads, config.head_width, config.vocab_size) == (4096, 32, 128, 126464)
+    with torch.device("meta"):
+        assert sum(p.numel() for p in load_weights.LLaDA(config).parameters()) == 8_015_581_184
+
+
+def test_shards_load_like_one_file(checkpoint, saved):
+    """Would catch shards that are read twice, or not at all."""
+    tensors = load_file(checkpoint / "model.safetensors")
+    names = sorted(tensors)
+    for number, part in enumerate((names[::2], names[1::2])):
+        save_file({name: tensors[name] for name in part}, checkpoint / f"part-{number}.safetensors")
+    (checkpoint / "model.safetensors").unlink()
+    weight_map = {name: f"part-{i % 2}.safetensors" for i, name in enumerate(names)}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert same_weights(load_model(checkpoint, device="cpu"), load_model(saved, device="cpu"))
+    (checkpoint / "part-1.safetensors").unlink()
+    with pytest.raises(ValueError, match="part-1.safetensors is missing"):
+        load_model(checkpoint)
+
+
+def test_weights_come_in_the_dtype_asked_for(saved, tmp_path):
+    """Would catch weights that stay in the dtype of the file."""
+    assert load_model(saved, device="cpu", dtype=torch.bfloat16).dtype == torch.bfloat16
+    save_model(random_model(0), tmp_path, dtype=torch.bfloat16)
+    rounded = load_model(tmp_path, device="cpu")
+    assert rounded.dtype == torch.float32 and same_weights(rounded, random_model(0).bfloat16().float())
+
+
+def adapter(folder, model, rank: int = 3, **config):
+    """Write a random LoRA adapter of q_proj and ff_proj in PEFT layout and return its {module: (A, B)}."""
+    folder.mkdir()
+    content = {"peft_type": "LORA", "r": rank, "lora_alpha": 6, "target_modules": ["q_proj", "ff_proj"], "bias": "none"} | config
+    (folder / "adapter_config.json").write_text(json.dumps(content))
+    generator, halves = torch.Generator().manual_seed(5), {}
+    for name, module in model.named_modules():
+        if name.endswith(("q_proj", "ff_proj")):
+            out_width, in_width = module.weight.shape
+            halves[name] = torch.randn(rank, in_width, generator=generator) / 8, torch.randn(out_width, rank, generator=generator) / 8
+    tensors = {f"base_model.model.{PREFIX}{n}.lora_{half}.weight": t for n, pair in halves.items() for half, t in zip("AB", pair)}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return halves
+
+
+@pytest.mark.parametrize("config, scale", [({}, 2.0), ({"use_rslora": True}, 6 / 3**0.5)])
+def test_a_merged_adapter_equals_the_unmerged_one(saved, tmp_path, config, scale):
+    """Would catch A and B swapped or transposed, a wrong scale, and an adapter that is loaded but not applied."""
+    plain = load_model(saved, device="cpu")
+    halves = adapter(tmp_path / "lora", plain, **config)
+    ids = torch.tensor([random_prompt(0, 12)])
+    before = plain(ids)
+    for name, (a, b) in halves.items():
+        low_rank = lambda module, inputs, output, a=a, b=b: output + scale * (inputs[0] @ a.T) @ b.T  # noqa: E731
+        plain.get_submodule(name).register_forward_hook(low_rank)
+    merged = load_model(saved, adapter=tmp_path / "lora", device="cpu")
+    torch.testing.assert_close(merged(ids), plain(ids), rtol=1e-4, atol=1e-4)
+    assert (merged(ids) - before).abs().max() > 0.1
+
+
+@given(st.text(CHARACTERS, min_size=1))
+def test_text_survives_the_tokenizer(saved, text):
+    """Would catch a token added in front or behind, or one that is dropped."""
+    tokenizer = load_tokenizer(saved)
+    ids = tokenizer.encode(text)
+    assert len(ids) == len(text) and tokenizer.decode(ids) == text
+
+
+def test_the_chat_template_is_rendered_and_special_tokens_are_hidden(checkpoint):
+    """Would catch a template that is ignored, one in its newer file, and EOS shown as text."""
+    message = [{"role": "user", "content": " ab "}]
+    tokenizer = load_tokenizer(checkpoint)
+    assert tokenizer.decode(tokenizer.encode_chat(message)) == "ab? "
+    assert tokenizer.decode([0, EOS, 1, MASK]) == "ab"
+    assert tokenizer.decode([0, EOS], skip_special_tokens=False) == "a<eos>"
+    (checkpoint / "chat_template.jinja").write_text("{{ messages[0].content }}.{{ eos_token }}")
+    assert load_tokenizer(checkpoint).encode_chat(message)[-2:] == [CHARACTERS.index("."), EOS]
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------------------------
+
+
+def change_config(**changes):
+    return lambda folder: edit(folder / "config.json", lambda config: config.update(changes))
+
+
+def drop_config(key):
+    return lambda folder: edit(folder / "config.json", lambda config: config.pop(key))
+
+
+def change_tensors(change):
+    return lambda folder: edit_tensors(folder, change)
+
+
+NORM, HEAD = PREFIX + "ln_f.weight", PREFIX + "ff_out.weight"
+BREAKAGES = {
+    "truncated weights": (lambda f: cut(f / "model.safetensors"), "is truncated or not a safetensors file"),
+    "an empty file": (lambda f: (f / "model.safetensors").write_bytes(b""), "is truncated or not a safetensors file"),
+    "a pickle": (lambda f: torch.save({"a": torch.ones(2)}, f / "model.safetensors"), "is truncated or not a safetensors file"),
+    "only a pickle": (
+        lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+        "model.safetensors is missing (only safetensors is read, never pickled weights)",
+    ),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+    "a misnamed tensor": (change_tensors(lambda t: t.update({"norm": t.pop(NORM)})), "unexpected tensor norm, which this model does not have"),
+    "a missing tensor": (change_tensors(lambda t: t.pop(NORM)), f"tensor {NORM} is missing (1 of 21 are)"),
+    "a misshapen tensor": (
+        change_tensors(lambda t: t.update({HEAD: t[HEAD][:, :-1].contiguous()})),
+        f"tensor {HEAD} has shape [40, 31], config.json implies [40, 32]",
+    ),
+    "an integer tensor": (change_tensors(lambda t: t.update({NORM: t[NORM].int()})), f"tensor {NORM} is I32, expected floating-point weights"),
+    "NaN": (change_tensors(lambda t: t[NORM].fill_(float("nan"))), f"tensor {NORM} holds NaN or infinity"),
+    "infinity": (change_tensors(lambda t: t[HEAD][3, 3:4].fill_(float("inf"))), f"tensor {HEAD} holds NaN or infinity"),
+    "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+    "a config that is no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json is not readable as JSON"),
+    "a config that is a list": (lambda f: (f / "config.json").write_text("[]"), "config.json: expected an object, found a list"),
+    "a missing size": (drop_config("d_model"), "config.json: d_model is missing"),
+    "a size in words": (change_config(n_layers="two"), "config.json: n_layers is 'two', expected a whole number"),
+    "a size that is true": (change_config(n_layers=True), "config.json: n_layers is True, expected a whole number"),
+    "a negative size": (change_config(n_heads=-4), "config.json: n_heads is -4"),
+    "a size of zero": (change_config(n_layers=0), "config.json: n_layers is 0"),
+    "heads that do not divide": (change_config(n_heads=5), "n_heads 5 must divide d_model 32"),
+    "key heads that do not divide": (change_config(n_kv_heads=3), "n_kv_heads 3 must divide n_heads 4"),
+    "a mask outside the vocabulary": (change_config(mask_token_id=40), "mask_token_id 40 lies outside the vocabulary of 40"),
+    "another activation": (change_config(activation_type="gelu"), "activation_type is 'gelu', but this model implements only 'silu'"),
+    "biases": (change_config(include_bias=True), "include_bias is True, but this model implements only False"),
+    "another model": (change_config(model_type="llama"), "model_type is 'llama', but this model implements only 'llada'"),
+    "an unknown key": (change_config(logit_softcap=30.0), "unknown key logit_softcap = 30.0 might change the arithmetic"),
+    "an index without a map": (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "no weight_map"),
+    "a shard outside the folder": (
+        lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../secret.safetensors"}}'),
+        "shard '../secret.safetensors' is not a plain file name",
+    ),
+}  # fmt: skip
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_a_broken_checkpoint_is_named_in_one_line(checkpoint, breakage):
+    """Would catch a traceback, a model that computes something else than its checkpoint says, and a vague message."""
+    damage, message = BREAKAGES[breakage]
+    damage(checkpoint)
+    with pytest.raises(ValueError) as error:
+        load_model(checkpoint, device="cpu")
+    assert message in str(error.value)
+
+
+def test_the_same_tensor_in_two_shards_is_refused(checkpoint):
+    """Would catch the last shard winning silently."""
+    (checkpoint / "more.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes())
+    index = {"weight_map": {"a": "model.safetensors", "b": "more.safetensors"}}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="is both in model.safetensors and in more.safetensors"):
+        load_model(checkpoint)
+
+
+def test_a_model_too_large_for_the_memory_is_refused_with_its_size(saved, monkeypatch):
+    """Would catch a machine brought down by an allocation that cannot succeed."""
+    monkeypatch.setattr(load_weights, "free_memory", lambda device: 50_000)
+    with pytest.raises(ValueError, match=r"in float32 need 8.05e-05 GB, but cpu has 5e-05 GB free"):
+        load_model(saved, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda f: edit(f / "adapter_config.json", lambda c: c.update(peft_type="IA3")), "expected a LoRA adapter"),
+        (lambda f: edit(f / "adapter_config.json", lambda c: c.update(r=0)), "expected a LoRA adapter"),
+        (lambda f: edit(f / "adapter_config.json", lambda c: c.update(use_dora=True)), "use_dora = True is not supported"),
+        (lambda f: edit(f / "adapter_config.json", lambda c: c.update(bias="all")), "bias = 'all' is not supported"),
+        (lambda f: edit(f / "adapter_config.json", lambda c: c.update(r=4)), "has shape [3, 32], expected [4, 32]"),
+        (lambda f: (f / "adapter_config.json").unlink(), "adapter_config.json is missing"),
+        (lambda f: (f / "adapter_model.safetensors").unlink(), "adapter_model.safetensors is missing"),
+        (lambda f: cut(f / "adapter_model.safetensors"), "is truncated or not a safetensors file"),
+        (lambda f: save_file({"x": torch.ones(1)}, f / "adapter_model.safetensors"), "tensor x belongs to no weight of this model"),
+        (
+            lambda f: save_file({f"base_model.model.{PREFIX}blocks.0.q_proj.lora_A.weight": torch.ones(3, 32)}, f / "adapter_model.safetensors"),
+            "every adapted weight needs both lora_A and lora_B",
+        ),
+    ],
+)
+def test_a_broken_adapter_is_named_in_one_line(saved, tmp_path, change, message):
+    """Would catch an adapter that is applied in part, or not at all."""
+    adapter(tmp_path / "lora", random_model(0))
+    change(tmp_path / "lora")
+    with pytest.raises(ValueError) as error:
+        load_model(saved, adapter=tmp_path / "lora", device="cpu")
+    assert message in str(error.value)
+
+
+def test_a_name_that_is_neither_folder_nor_hub_is_refused(monkeypatch):
+    """Would catch a hang or a traceback without a network, and a path taken for a Hugging Face id."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="nobody/nothing is neither a folder here nor to be had from Hugging Face: "):
+        load_model("nobody/nothing")
+    with pytest.raises(ValueError, match="no checkpoint at ./nothing/here: give a folder or a Hugging Face id"):
+        load_model("./nothing/here")
+
+
+@pytest.mark.parametrize("name", ["warp", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused(saved, name):
+    """Would catch a traceback from deep inside torch."""
+    with pytest.raises(ValueError, match="device"):
+        load_model(saved, device=name)
+
+
+@pytest.mark.parametrize(
+    "template, message",
+    [
+        (None, "this checkpoint has no chat template: give the prompt as raw text"),
+        ("{% for", "the checkpoint's chat template fails"),
+        ("{{ raise_exception('no system prompt') }}", "chat template refuses these messages: no system prompt"),
+        ("{{ ''.__class__.__mro__ }}", "the checkpoint's chat template fails"),  # a way out of an open sandbox
+    ],
+)
+def test_a_template_that_fails_is_one_line(checkpoint, template, message):
+    """Would catch template code that reaches Python, or a traceback from it."""
+    edit(checkpoint / "tokenizer_config.json", lambda c: c.update(chat_template=template))
+    with pytest.raises(ValueError) as error:
+        load_tokenizer(checkpoint).encode_chat([{"role": "user", "content": "a"}])
+    assert message in str(error.value)
+
+
+def test_a_broken_tokenizer_is_one_line(checkpoint):
+    """Would catch the bare Exception of the tokenizers library."""
+    (checkpoint / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="tokenizer.json is not a tokenizer"):
+        load_tokenizer(checkpoint)
+    (checkpoint / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="tokenizer.json is missing"):
+        load_tokenizer(checkpoint)
