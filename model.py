@@ -10,6 +10,7 @@ C width, H heads, G key/value heads, D head width, F feed-forward width, V vocab
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,23 @@ class Config:
     @property
     def head_width(self) -> int:
         return self.d_model // self.n_heads
+
+
+class Linear(nn.Linear):
+    """A matrix without a bias and without initial values: they come from a file, or from whoever trains it."""
+
+    def __init__(self, width_in: int, width_out: int):
+        super().__init__(width_in, width_out, bias=False)
+
+    def reset_parameters(self) -> None:  # the inherited one costs 2 s of imports on the meta device, where load_weights.py builds
+        pass
+
+
+class Embedding(nn.Embedding):
+    """A table of rows without initial values."""
+
+    def reset_parameters(self) -> None:
+        pass
 
 
 class RMSNorm(nn.Module):
@@ -100,14 +118,14 @@ class Block(nn.Module):
         C, D, F_ = config.d_model, config.head_width, config.mlp_hidden_size
         self.heads, self.kv_heads, self.head_width = config.n_heads, config.kv_heads, D
         self.attn_norm = RMSNorm(C, config.rms_norm_eps)
-        self.q_proj = nn.Linear(C, config.n_heads * D, bias=False)
-        self.k_proj = nn.Linear(C, config.kv_heads * D, bias=False)
-        self.v_proj = nn.Linear(C, config.kv_heads * D, bias=False)
-        self.attn_out = nn.Linear(config.n_heads * D, C, bias=False)
+        self.q_proj = Linear(C, config.n_heads * D)
+        self.k_proj = Linear(C, config.kv_heads * D)
+        self.v_proj = Linear(C, config.kv_heads * D)
+        self.attn_out = Linear(config.n_heads * D, C)
         self.ff_norm = RMSNorm(C, config.rms_norm_eps)
-        self.ff_proj = nn.Linear(C, F_, bias=False)  # the gate
-        self.up_proj = nn.Linear(C, F_, bias=False)
-        self.ff_out = nn.Linear(F_, C, bias=False)
+        self.ff_proj = Linear(C, F_)  # the gate
+        self.up_proj = Linear(C, F_)
+        self.ff_out = Linear(F_, C)
 
     def forward(self, h: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, remember, rows: slice) -> Tensor:
         """h [B, Q, C] -> [B, R, C]. Every position gets a key and a value; only `rows` attend and go through the feed-forward.
@@ -138,10 +156,10 @@ class LLaDA(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.d_model)
+        self.wte = Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.ln_f = RMSNorm(config.d_model, config.rms_norm_eps)
-        self.ff_out = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.ff_out = Linear(config.d_model, config.vocab_size)
 
     @property
     def device(self) -> torch.device:
@@ -195,7 +213,7 @@ class LLaDA(nn.Module):
         for layer, block in enumerate(self.blocks):
             wanted = rows if layer == len(self.blocks) - 1 else slice(None)
             layer_mask = mask if mask is None else mask[..., wanted, :]
-            h = block(h, rope, layer_mask, lambda k, v: remember(cache, layer, query, visible, k, v), wanted)
+            h = block(h, rope, layer_mask, partial(remember, cache, layer, query, visible), wanted)
         return self.ff_out(self.ln_f(h))  # [B, R, V]
 
     def indices(self, slots: Slots) -> Tensor:

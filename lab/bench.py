@@ -93,7 +93,7 @@ def alternate(calls: list[Callable[[], None]], rounds: int, device: torch.device
 def forward(args: argparse.Namespace) -> None:
     """Print the time of a full, a prefix-cached and a block-only forward beside their bare products, and the ratios."""
     device, dtype = find_device(args.device), DTYPES[args.dtype]
-    config = Config(args.d_model, args.n_layers, args.d_model // 64, args.d_model * 8 // 3, args.vocab_size, 0, 1, max_sequence_length=args.canvas)
+    config = Config(args.d_model, args.n_layers, args.d_model // 64, args.d_model * 8 // 3, args.vocab_size, 0, 1)
     model = random_model(config, device, dtype)
     start, S = args.canvas // 2, args.canvas
     block = slice(start, start + args.block_length)
@@ -103,15 +103,15 @@ def forward(args: argparse.Namespace) -> None:
         Shape("prefix-cached", start, S, slice(0, args.block_length)),
         Shape("block only", start, block.stop, slice(0, args.block_length)),
     ]
-    print(f"torch {torch.__version__}, {device} ({platform.machine()}, {torch.get_num_threads()} threads), {args.dtype}, median of {args.rounds} rounds")
-    print(f"d_model {args.d_model}, {args.n_layers} layers, vocabulary {args.vocab_size}, canvas {S}, block {args.block_length} at {start}\n")
+    print(f"torch {torch.__version__}, {device} ({platform.machine()}, {torch.get_num_threads()} threads), {args.dtype}")
+    print(f"d_model {args.d_model}, {args.n_layers} layers, vocabulary {args.vocab_size}, canvas {S}, block {args.block_length} at {start}")
+    print(f"median of {args.rounds} rounds\n")
     print(f"{'':18}{'rows':>6}{'logits':>8}{'forward ms':>12}{'products ms':>13}{'ratio':>8}")
     for shape in shapes:
         ours, bare = alternate([whole_forward(model, shape, S), bare_products(model, shape, S)], args.rounds, device)
         ratio = statistics.median(a / b for a, b in zip(ours, bare))  # of neighbours in time, which share the machine's mood
-        Q = shape.end - shape.first
-        figures = f"{Q:6}{len(range(Q)[shape.rows]):8}{statistics.median(ours) * 1e3:12.1f}{statistics.median(bare) * 1e3:13.1f}{ratio:8.2f}"
-        print(f"{shape.name:18}{figures}", flush=True)
+        Q, ms = shape.end - shape.first, [statistics.median(seconds) * 1e3 for seconds in (ours, bare)]
+        print(f"{shape.name:18}{Q:6}{len(range(Q)[shape.rows]):8}{ms[0]:12.1f}{ms[1]:13.1f}{ratio:8.2f}", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -127,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
         if getattr(args, name) < 1:
             parser.error(f"{name} is {getattr(args, name)}, expected at least 1")
     if args.d_model % 64 or args.canvas // 2 + args.block_length > args.canvas:
-        parser.error(f"d_model {args.d_model} must be a multiple of 64, block_length {args.block_length} at most half of canvas {args.canvas}")
+        parser.error("d_model must be a multiple of 64, and block_length at most half of canvas")
     try:
         forward(args)
     except ValueError as error:

@@ -29,7 +29,15 @@ def random_model(seed: int, n_layers: int = 2, n_kv_heads: int = 4, max_sequence
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
         if weight.dim() == 2:
-            gain = 4.0 if name == "ff_out.weight" else 1.0 if name == "wte.weight" else 3.0 if name.endswith(("q_proj.weight", "k_proj.weight")) else 2.0
+            gain = (
+                4.0
+                if name == "ff_out.weight"
+                else 1.0
+                if name == "wte.weight"
+                else 3.0
+                if name.endswith(("q_proj.weight", "k_proj.weight"))
+                else 2.0
+            )
             fan_in = 1 if name == "wte.weight" else weight.shape[1]
             weight.copy_(torch.randn(weight.shape, generator=generator) * gain / math.sqrt(fan_in))
     return model

@@ -31,11 +31,11 @@ def run(capsys, *arguments) -> tuple[str, str, int]:
 
 def test_the_answer_is_on_stdout_and_the_counters_are_on_stderr(saved, capsys):
     """Would catch counters in a pipe, and a missing one."""
-    out, err, code = run(capsys, "--model", saved, "--prompt", "hello", *SHORT)
+    out, err, code = run(capsys, "--model", saved, "--prompt", "hello", "--strategy", "llada", *SHORT)
     assert code == 0 and err.count("\n") == 1
     model, tokenizer = load_weights.load_model(saved), load_weights.load_tokenizer(saved)
     ids = tokenizer.encode_chat([{"role": "user", "content": "hello"}])
-    assert out == tokenizer.decode(dllm.generate(model, ids, gen_length=16, block_length=8).answer()) + "\n"
+    assert out == tokenizer.decode(dllm.generate(model, ids, "llada", gen_length=16, block_length=8).answer()) + "\n"
     for counter in ("forwards 16", "rows", "tokens", "tokens_per_forward", "seconds", "tokens_per_second", "peak_memory_mb", "seed 0"):
         assert counter in err
 
@@ -51,7 +51,7 @@ def test_json_counters_are_one_object(saved, capsys):
 @pytest.mark.parametrize("spelling", [("--gen-length", "--block-length"), ("--gen_length", "--block_length")])
 def test_both_spellings_of_a_flag_are_taken(saved, capsys, spelling):
     """Would catch a flag that only one ecosystem's users guess."""
-    _, err, code = run(capsys, "--model", saved, "--prompt", "hello", spelling[0], "8", spelling[1], "4")
+    _, err, code = run(capsys, "--model", saved, "--prompt", "hello", "--strategy", "llada", spelling[0], "8", spelling[1], "4")
     assert code == 0 and "forwards 8 " in err
 
 
@@ -109,7 +109,7 @@ def damaged(saved, tmp_path, name, content: bytes) -> str:
         (["--prompt", "a\udce9"], "the prompt is not valid UTF-8"),
         (["--prompt", "a", "--strategy", "warp"], "unknown strategy 'warp': choose one of llada, fast-dllm, localleap, streaming, d2f"),
         (["--prompt", "a", "--colour", "red"], "unrecognized arguments: --colour red"),
-        (["--prompt", "a", "--radius", "2"], "strategy llada has no setting radius: that is a setting of localleap"),
+        (["--prompt", "a", "--radius", "2"], "strategy fast-dllm has no setting radius: that is a setting of localleap"),
         (["--prompt", "a", "--strategy", "localleap", "--radius=-1"], "radius is -1, expected at least 0"),
         (["--prompt", "a", "--strategy", "localleap", "--radius", "-1"], "radius is -1, expected at least 0"),
         (["--prompt", "a", "--strategy", "localleap", "--radius", "two"], "invalid int value: 'two'"),
@@ -119,14 +119,14 @@ def damaged(saved, tmp_path, name, content: bytes) -> str:
             "relaxed_threshold is 0.95, expected between 0 and threshold=0.9",
         ),
         (["--prompt", "a", "--gen-length", "100"], "gen_length 100 is not a multiple of block_length 32: the nearest is 96"),
-        (["--prompt", "a", "--steps", "30"], "steps 30 do not divide evenly among 4 blocks: the nearest is 32"),
+        (["--prompt", "a", "--strategy", "llada", "--steps", "30"], "steps 30 do not divide evenly among 4 blocks: the nearest is 32"),
         (["--prompt", "a", "--temperature", "nan"], "temperature is nan, expected at least 0"),
         (["--prompt", "a", "--eos", "never"], "eos is 'never', expected one of fill, stop, suppress, defer"),
         (["--prompt", "a", "--device", "warp"], "unknown device 'warp'"),
         (["--prompt", "a", "--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
         (["--prompt", "a", "--model", "nothing here"], "no checkpoint at nothing here: give a folder or a Hugging Face id"),
         (["--prompt", "a", "--adapter", "./nothing"], "no checkpoint at ./nothing"),
-        (["--prompt", "a", "--strategy", "fast-dllm", "--steps", "1"], "steps=1 forwards are spent and"),
+        (["--prompt", "a", "--strategy", "fast-dllm", "--steps", "1"], "steps=1 forwards are spent, "),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(saved, tmp_path, capsys, monkeypatch, arguments, message):
@@ -172,7 +172,7 @@ def test_too_little_memory_for_the_canvas_is_refused(monkeypatch):
 def test_it_runs_as_a_program(saved):
     """Would catch what only a fresh process shows: imports, the exit code, a traceback."""
     command = [sys.executable, ROOT / "dllm.py", "--model", saved, "--prompt"]
-    good = subprocess.run([*command, "hello", *SHORT], capture_output=True, text=True)
+    good = subprocess.run([*command, "hello", "--strategy", "llada", *SHORT], capture_output=True, text=True)
     assert good.returncode == 0 and good.stdout.endswith("\n") and "forwards 16" in good.stderr
     bad = subprocess.run([*command, "hello", "--gen-length", "7"], capture_output=True, text=True)
     assert (bad.returncode, bad.stdout) == (2, "") and bad.stderr.count("\n") == 1

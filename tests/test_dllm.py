@@ -379,7 +379,7 @@ def test_steps_are_a_cap_for_thresholds_and_hitting_it_says_so(model):
     """Would catch a cap that is ignored, or that returns masks."""
     one_by_one = LENGTHS | {"threshold": 2.0}
     assert generate(model, [1, 2, 3], "fast-dllm", steps=24, **one_by_one).nfe == 24
-    with pytest.raises(StepLimit, match="steps=23 forwards are spent and 1 masks are left"):
+    with pytest.raises(StepLimit, match="steps=23 forwards are spent, 1 masks are left"):
         generate(model, [1, 2, 3], "fast-dllm", steps=23, **one_by_one)
 
 

@@ -247,7 +247,9 @@ def test_a_model_too_large_for_the_memory_is_refused_with_its_size(saved, monkey
         (lambda f: cut(f / "adapter_model.safetensors"), "is truncated or not a safetensors file"),
         (lambda f: save_file({"x": torch.ones(1)}, f / "adapter_model.safetensors"), "tensor x belongs to no weight of this model"),
         (
-            lambda f: save_file({f"base_model.model.{PREFIX}blocks.0.q_proj.lora_A.weight": torch.ones(3, 32)}, f / "adapter_model.safetensors"),
+            lambda f: save_file(
+                {f"base_model.model.{PREFIX}blocks.0.q_proj.lora_A.weight": torch.ones(3, 32)}, f / "adapter_model.safetensors"
+            ),
             "every adapted weight needs both lora_A and lora_B",
         ),
     ],

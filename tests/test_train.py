@@ -1,0 +1,265 @@
+"""The training recipe: objectives, data, checkpoints and resuming."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import random_model
+from hypothesis import given
+from hypothesis import strategies as st
+from lab import train
+from lab.tokenizer import build
+from lab.train import Batch, Settings, block_length, collate, diffusion_loss, draw_masks, learning_rate, sft_loss, two_stream_loss, two_stream_mask
+from safetensors.torch import load_file
+
+SMALL = Settings(steps=8, batch=4, width=8, layers=1, heads=1, ffn=8, warmup=2, save_every=1, processes=1, compile=False, score=0)
+MASK, EOS = 39, 38  # of conftest's random models
+
+
+def small(tmp_path: Path, **changes) -> Settings:
+    return replace(SMALL, out=str(tmp_path / "out"), run=str(tmp_path / "run"), **changes)
+
+
+def batch(B: int = 4, P: int = 5, A: int = 40) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    draw = lambda length: torch.randint(0, EOS, (B, length), generator=generator)
+    return Batch(draw(P), torch.zeros(B, dtype=torch.int64), draw(A))
+
+
+class Uniform(torch.nn.Module):
+    """A model that gives every one of 4 tokens the same logit, and remembers what it was shown."""
+
+    config = random_model(0).config
+
+    def forward(self, ids, query=None, mask=None, rows=slice(None), start=None):
+        self.ids = ids
+        return torch.zeros(*ids[:, rows].shape, 40)
+
+
+# ---- Objectives
+
+
+def test_the_loss_of_a_case_worked_by_hand():
+    """A loss that is divided by the masked tokens instead of the answer's length, or that forgets the masking ratio."""
+    quarter, half = math.log(1 / 4), math.log(1 / 2)  # logits of probabilities 1/4, 1/4, 1/2
+    logits = torch.tensor([[[quarter, quarter, half]] * 4] * 2)  # [2, 4, 3]
+    answer = torch.tensor([[0, 2, 1, 2], [2, 2, 2, 2]])
+    masked = torch.tensor([[True, True, False, False], [False, False, False, True]])
+    ratio = torch.tensor([[0.5] * 4, [0.25] * 4])
+    # first:  (ln 4 + ln 2) / 0.5 / 4 tokens = 1.5 ln 2;  second:  ln 2 / 0.25 / 4 tokens = ln 2
+    assert sft_loss(logits, answer, masked, ratio).item() == pytest.approx(2.5 * math.log(2))
+
+
+def test_the_objective_is_unbiased():
+    """A ratio that masks and a ratio that weighs which are not the same: under a uniform model each token's expected loss is ln V."""
+    rng, model = torch.Generator().manual_seed(0), Uniform()
+    losses = [diffusion_loss(model, batch(), 0.15, False, rng)[0].item() / 4 for _ in range(400)]
+    assert sum(losses) / 400 == pytest.approx(math.log(40), rel=0.03)
+
+
+@given(st.booleans(), st.integers(0, 99))
+def test_the_prompt_is_never_masked_and_clean_tokens_are_unchanged(as_decoded, seed):
+    """Masking over the whole canvas, as in pre-training; a mask that is drawn for another layout."""
+    model, data = Uniform(), batch()
+    diffusion_loss(model, data, 0.15, as_decoded, torch.Generator().manual_seed(seed))
+    prompt, answer = model.ids[:, :5], model.ids[:, 5:]
+    assert torch.equal(prompt, data.prompt)
+    assert torch.equal(answer.where(answer != MASK, data.answer), data.answer) and (answer == MASK).any()
+
+
+@given(st.integers(1, 70), st.integers(0, 99))
+def test_masks_as_decoding_sees_them(A, seed):
+    """Scoring a token that decoding cannot commit yet, or one that is not a mask; leaving a later block clean."""
+    ratio, hidden, scored = draw_masks(8, A, 0.15, True, torch.Generator().manual_seed(seed))
+    assert not (scored & ~hidden).any() and 0.15 <= ratio.min() and ratio.max() <= 1
+    for row in (scored != hidden).any(-1).nonzero():  # there are masks which are not scored: this example is masked by blocks
+        behind = (hidden & ~scored)[row[0]].nonzero().min()
+        assert hidden[row[0], behind:].all() and not scored[row[0], behind:].any() and behind % 8 == 0
+
+
+def test_masking_ratios_are_spread_over_the_batch():
+    """Independent draws: a batch of small ratios has many times the gradient of another."""
+    ratio = draw_masks(10, 3, 0.0, False, torch.Generator().manual_seed(0))[0][:, 0]
+    assert sorted((ratio * 10).long().tolist()) == list(range(10))
+
+
+@given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 5))
+def test_the_two_stream_mask_is_its_definition(P, A, block):
+    """A noisy token that sees its own clean copy, a clean one that sees the future: the loss would fall and nothing be learned."""
+    kind = ["prompt"] * P + ["clean"] * A + ["noisy"] * A
+    place = [0] * P + list(range(A)) * 2
+
+    def sees(i, j):
+        if kind[i] == "prompt":
+            return kind[j] == "prompt"
+        if kind[i] == "clean":
+            return kind[j] == "prompt" or kind[j] == "clean" and place[j] <= place[i]
+        if kind[j] == "noisy":
+            return place[j] // block == place[i] // block
+        return kind[j] == "prompt" or place[j] // block < place[i] // block
+
+    Q = P + 2 * A
+    assert two_stream_mask(P, A, block).tolist() == [[sees(i, j) for j in range(Q)] for i in range(Q)]
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_a_noisy_block_is_blind_to_its_own_clean_tokens(block):
+    """A leak through positions, rows or a deeper layer, which the mask alone does not show."""
+    model, A = random_model(0), 8
+
+    def logits(answer):
+        seen = []
+        forward = lambda *a, **k: seen.append(model(*a, **k)) or seen[0]
+        forward.config = model.config
+        data = Batch(batch(1).prompt, torch.zeros(1, dtype=torch.int64), answer)
+        rng = torch.Generator().manual_seed(0)
+        two_stream_loss(forward, data, block, 1.0, rng)  # a ratio of 1 masks all
+        return seen[0]
+
+    answer = torch.arange(A)[None]
+    before = logits(answer)
+    changed = answer.clone()
+    changed[0, 4:] = 30
+    after = logits(changed)
+    assert torch.equal(before[:, :5 if block == 1 else 8], after[:, :5 if block == 1 else 8])
+    assert block != 1 or not torch.allclose(before[:, 5:], after[:, 5:])
+
+
+# ---- Schedule and data
+
+
+def test_the_schedule_grows_the_blocks_and_decays_once():
+    """A stage that is skipped by rounding, a learning rate that restarts."""
+    s = replace(SMALL, steps=1000, warmup=50)
+    blocks = [block_length(s, step) or math.inf for step in range(1000)]
+    assert sorted(set(blocks)) == [1, 2, 4, 8, 16, math.inf] and blocks == sorted(blocks)
+    rates = [learning_rate(s, step) for step in range(1000)]
+    assert rates[:50] == sorted(rates[:50]) and rates[49:] == sorted(rates[49:], reverse=True)
+    assert max(rates) == 1 and 0 < rates[-1] < 0.01 and rates[blocks.index(math.inf)] == 1
+
+
+def test_processes_share_out_the_examples_of_one():
+    """Processes that train on the same half, or that drop an example."""
+    tokenizer = build()
+
+    def answers(processes):
+        s = replace(SMALL, batch=10, processes=processes)
+        found = []
+        for rank in range(processes):
+            for group in train.batches(s, tokenizer, 3, rank):
+                for start, prompt, answer in zip(group.start, group.prompt, group.answer):
+                    found.append((prompt[start:].tolist(), [t for t in answer.tolist() if t != tokenizer.token_to_id("<|endoftext|>")]))
+        return sorted(found)
+
+    assert answers(1) == answers(2) == answers(3) and len(answers(1)) == 10
+
+
+def test_answers_end_in_eos_and_long_tails_come_last():
+    """An answer without its EOS teaches the model never to stop; tails from the start waste the training on EOS."""
+    s, tokenizer = replace(SMALL, steps=100, batch=16), build()
+    eos = tokenizer.token_to_id("<|endoftext|>")
+
+    def tail(step):
+        rows = [row for group in train.batches(s, tokenizer, step, 0) for row in group.answer.tolist()]
+        assert all(eos in row and set(row[row.index(eos) :]) == {eos} for row in rows)
+        return min(row.count(eos) for row in rows)
+
+    early = max(tail(step) for step in range(10))
+    late = max(tail(step) for step in range(90, 100))
+    assert early <= 5 and late > 8
+
+
+def test_prompts_are_padded_on_the_left():
+    """Padding between a prompt and its answer, or a start that is off by one."""
+    got = collate([([1, 2, 3], [4, 9]), ([5], [6, 7, 9])], 4, 9)
+    assert got.prompt.tolist() == [[1, 2, 3], [9, 9, 5]] and got.start.tolist() == [0, 2] and got.answer.tolist() == [[4, 9, 9, 9], [6, 7, 9, 9]]
+
+
+# ---- Checkpoints
+
+
+def command(s: Settings) -> list[str]:
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in vars(s).items() if not isinstance(value, bool)]
+    return [sys.executable, "-m", "lab.train", *flags, "--compile" if s.compile else "--no-compile"]
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
+    """State that is not saved (momentum, step, random numbers): the second half would differ from an uninterrupted run."""
+    whole, killed = small(tmp_path / "whole"), small(tmp_path / "killed", steps=8)
+    train.train(whole)
+    expected = load_file(Path(whole.run, "checkpoint.safetensors"))
+
+    checkpoint = Path(killed.run, "checkpoint.safetensors")
+    process = subprocess.Popen(command(killed), cwd=Path(train.__file__).parents[1], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    model = train.new_model(killed, build())
+    done = train.load_checkpoint(killed, model, train.optimizers(killed, model))
+    assert 0 < done < 8, "the kill came too late to test anything"
+
+    train.train(killed)
+    resumed = load_file(checkpoint)
+    assert resumed.keys() == expected.keys()
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+
+
+def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    """Writing in place: a kill at the wrong moment would lose the whole run."""
+    s = small(tmp_path)
+    model = train.new_model(s, build())
+    opts = train.optimizers(s, model)
+    train.save_checkpoint(s, 3, model, opts)
+
+    def crash(tensors, file, metadata):
+        Path(file).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "save_file", crash)
+    with pytest.raises(KeyboardInterrupt):
+        train.save_checkpoint(s, 4, model, opts)
+    assert train.load_checkpoint(s, model, opts) == 3
+
+
+def test_another_recipe_does_not_resume(tmp_path, capsys):
+    """A run that silently goes on with half of its steps under other settings."""
+    s = small(tmp_path)
+    model = train.new_model(s, build())
+    train.save_checkpoint(s, 3, model, train.optimizers(s, model))
+    assert train.main(command(replace(s, least=0.3))[3:]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "least" in error and "0.3" in error and "0.15" in error
+
+
+def test_a_finished_run_leaves_a_model_that_decodes(tmp_path, capsys):
+    """A model folder that misses a file, or holds another vocabulary than the tokenizer."""
+    from dllm import generate
+    from load_weights import load_model, load_tokenizer
+
+    s = small(tmp_path, steps=2)
+    assert train.main(command(s)[3:]) == 0
+    model, tokenizer = load_model(s.out), load_tokenizer(s.out)
+    assert tokenizer.encoder.get_vocab_size() <= model.config.vocab_size
+    assert model.config.mask_token_id == tokenizer.encode("<|mdm_mask|>")[0] and model.config.eos_token_id == tokenizer.encode("<|endoftext|>")[0]
+    out = generate(model, tokenizer.encode_chat([{"role": "user", "content": "3 + 4"}]), gen_length=8, block_length=8)
+    assert not (out.tokens == model.config.mask_token_id).any()
+    assert json.loads(Path(s.out, "config.json").read_text())["model_type"] == "llada"
+
+
+@pytest.mark.parametrize("flag", ["--steps=none", "--nonsense=1", "--batch=0", "--heads=5", "--least=0"])
+def test_bad_settings_are_one_line(flag, capsys):
+    """A traceback, or a run that fails at its first step."""
+    with pytest.raises(SystemExit) as exit:
+        sys.exit(train.main([flag, "--processes=1"]))
+    lines = capsys.readouterr().err.splitlines()
+    assert exit.value.code == 2 and len(lines) == 1 and flag[2:].split("=")[0] in lines[0]
