@@ -171,8 +171,6 @@ def decode(model: LLaDA, prompt, strategy: "str | Strategy" = DEFAULT, **setting
 @torch.inference_mode()
 def steps(model: LLaDA, s: "Canvas", strategy: Strategy, settings: Settings) -> Iterator[Step]:
     """The loop that every strategy runs on."""
-    use_compiled = model.device.type == "cuda" if settings.compile is None else settings.compile
-    score = compiled_score(model.device) if use_compiled else kernels.score
     generator = torch.Generator(model.device).manual_seed(settings.seed)
     nfe = 0
     for window in strategy.schedule(s):
@@ -185,7 +183,7 @@ def steps(model: LLaDA, s: "Canvas", strategy: Strategy, settings: Settings) -> 
         logits[..., model.config.mask_token_id] = -torch.inf  # after guidance: -inf minus -inf would be NaN
         if s.eos == "suppress":
             logits[..., s.eos_id] = -torch.inf
-        scores = score(logits, kernels.gumbel(logits, settings.temperature, generator) if settings.temperature else None)
+        scores = s.score(logits, kernels.gumbel(logits, settings.temperature, generator) if settings.temperature else None)
         if strategy.remasking == "random":
             scores = scores._replace(doubt=torch.rand(scores.doubt.shape, device=model.device, generator=generator))
         if s.eos == "defer":
@@ -268,6 +266,8 @@ class Canvas:
         slots = passes * S * 2 * config.n_layers * config.kv_heads * config.head_width * model.dtype.itemsize
         logits = passes * settings.block_length * config.vocab_size * 3 * 4  # float32: logits, odds, odds * log odds
         check_memory(f"the cache and logits of {B} rows of {S} tokens", slots + logits, model.device)
+        compiled = model.device.type == "cuda" if settings.compile is None else settings.compile
+        self.score = compiled_score(model.device) if compiled else kernels.score
         self.prompt_length = P
         self.padded = any(len(row) < P for row in prompts)
         padded = [[self.eos_id] * (P - len(row)) + row + [self.mask_id] * settings.gen_length for row in prompts]
@@ -466,7 +466,8 @@ def local_leap(threshold: float, relaxed_threshold: float, radius: int) -> Rule:
 
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
         anchors = candidates & (scores.confidence >= threshold)
-        near = F.max_pool1d(anchors.float()[:, None], 2 * radius + 1, stride=1, padding=radius)[:, 0] > 0  # [N, k]
+        reach = min(radius, anchors.shape[-1])
+        near = F.max_pool1d(anchors.float()[:, None], 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0  # [N, k]
         return scores.confidence >= torch.where(near, relaxed_threshold, threshold)
 
     return rule
@@ -675,7 +676,7 @@ def check_prompt(prompt, config: Config, settings: Settings) -> list[list[int]]:
             raise ValueError(f"{which} is empty: give at least one token")
         if config.mask_token_id in row:
             raise ValueError(f"{which} holds the mask token, id {config.mask_token_id}, which marks what is to be written")
-        if outside := [token for token in row if not 0 <= token < config.vocab_size]:
+        if outside := [token for token in row if not (isinstance(token, int) and 0 <= token < config.vocab_size)]:
             raise ValueError(f"{which} holds the id {outside[0]}, but the vocabulary ends at {config.vocab_size - 1}")
         if len(row) + settings.gen_length > config.max_sequence_length:
             raise ValueError(

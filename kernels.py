@@ -63,9 +63,16 @@ def gumbel(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
 def compiled(device: torch.device):
     """`score` under torch.compile, or as it is, with one line on stderr, where nothing here can compile it."""
     fast = torch.compile(score, dynamic=True)
+
+    def flat(logits: Tensor, noise: Tensor | None = None) -> Scores:
+        """Score [N, V]: with a batch dimension of its own, a batch of one would be compiled apart."""
+        rows = fast(logits.flatten(0, -2), None if noise is None else noise.flatten(0, -2))
+        return Scores(*(score.view(logits.shape[:-1]) for score in rows))
+
     try:
-        fast(torch.zeros(1, 4, 8, device=device))
+        with torch.inference_mode():  # as decoding calls it: another mode would compile anew
+            flat(torch.zeros(2, 4, 16, device=device))
     except Exception as error:  # a missing C++ compiler or Triton surfaces as one of many types
         print(f"torch.compile is not available here, staying eager: {str(error).strip().splitlines()[0]}", file=sys.stderr)
         return score
-    return fast
+    return flat

@@ -204,13 +204,18 @@ def check_headers(folder: Path, files: list[Path], expected: dict[str, tuple]) -
 
 
 def read_tensors(file: Path, device):
-    """Yield (name, tensor) straight from the mapped file, refusing NaN and infinity."""
-    with open_tensors(file, device) as tensors:
-        for name in tensors.keys():
+    """Yield (name, tensor) straight from the mapped file, refusing NaN and infinity.
+
+    The file is mapped anew for each tensor: the pages of a mapping stay in memory until it is closed, which would be the whole file's.
+    """
+    with open_tensors(file) as tensors:
+        names = list(tensors.keys())
+    for name in names:
+        with open_tensors(file, device) as tensors:
             tensor = tensors.get_tensor(name)
-            if not tensor.isfinite().all():
-                raise ValueError(f"{file}: tensor {name} holds NaN or infinity")
-            yield name, tensor
+        if not tensor.isfinite().all():
+            raise ValueError(f"{file}: tensor {name} holds NaN or infinity")
+        yield name, tensor
 
 
 def set_parameter(model: LLaDA, name: str, tensor: Tensor) -> None:

@@ -1,25 +1,32 @@
-"""What the decoder costs, measured: `python -m lab.bench forward`.
+"""What the decoder costs and what it gets right, measured: `python -m lab.bench compare`, `python -m lab.bench forward`.
 
-forward    one forward beside the bare matrix products of the same shapes, in the same run: how much of the time is not arithmetic
+compare    every strategy on the same held-out problems: accuracy, forwards, rows, tokens per forward, tokens/s, speed-up over llada
+forward    one forward beside the bare matrix products of the same shapes: how much of the time is not arithmetic
 
-Times on shared machines drift; so every figure here is a median over rounds that alternate between what is compared, and the result
-to quote is the ratio.
+Times on shared machines drift. So whatever is compared takes turns within one run, and the figure to quote is the ratio.
 """
 
 import argparse
+import json
 import math
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
-from dllm import Parser
-from load_weights import DTYPES, find_device
+from dllm import EMBEDDED, STRATEGIES, Parser, generate, plan, use_threads
+from lab.tasks import TASKS, Problem, check, problems
+from load_weights import DTYPES, find_device, load_model, load_tokenizer
 from model import Config, LLaDA
+
+
+# --- forward -----------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,8 @@ def alternate(calls: list[Callable[[], None]], rounds: int, device: torch.device
 def forward(args: argparse.Namespace) -> None:
     """Print the time of a full, a prefix-cached and a block-only forward beside their bare products, and the ratios."""
     device, dtype = find_device(args.device), DTYPES[args.dtype]
+    if args.d_model % 64 or args.block_length > args.canvas // 2:
+        raise ValueError("d_model must be a multiple of 64, and block_length at most half of canvas")
     config = Config(args.d_model, args.n_layers, args.d_model // 64, args.d_model * 8 // 3, args.vocab_size, 0, 1)
     model = random_model(config, device, dtype)
     start, S = args.canvas // 2, args.canvas
@@ -114,22 +123,105 @@ def forward(args: argparse.Namespace) -> None:
         print(f"{shape.name:18}{Q:6}{len(range(Q)[shape.rows]):8}{ms[0]:12.1f}{ms[1]:13.1f}{ratio:8.2f}", flush=True)
 
 
+# --- compare -----------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Score:
+    """What one strategy did with the problems so far."""
+
+    right: int = 0
+    problems: int = 0
+    tokens: int = 0  # before the first EOS: padding never counts as speed
+    forwards: int = 0  # summed over the problems, as if each had been decoded alone
+    rows: int = 0
+    seconds: float = 0.0
+
+    def add(self, result, right: int) -> None:
+        self.right, self.problems = self.right + right, self.problems + len(result.lengths)
+        self.tokens, self.forwards = self.tokens + sum(result.lengths), self.forwards + sum(result.forwards)
+        self.rows, self.seconds = self.rows + result.rows, self.seconds + result.seconds
+
+    def figures(self, baseline: "Score | None") -> dict[str, float]:
+        """Means over the problems; accuracy with the ends of its 95 % Wilson interval; the speed-up over the baseline of the same run."""
+        n, p, z = self.problems, self.right / self.problems, 1.96
+        middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        found = {"accuracy": p, "low": middle - half, "high": middle + half, "forwards": self.forwards / n, "rows": self.rows / n}
+        found |= {"tokens_per_forward": self.tokens / self.forwards, "tokens_per_second": self.tokens / self.seconds}
+        return found | ({"speed_up": found["tokens_per_second"] / (baseline.tokens / baseline.seconds)} if baseline else {})
+
+
+def answer(model: LLaDA, tokenizer, chosen: list[Problem], strategy: str, **settings):
+    """Decode a batch of problems in the chat template; returns the Result and how many answers the checker accepts."""
+    result = generate(model, [tokenizer.encode_chat([{"role": "user", "content": p.prompt}]) for p in chosen], strategy, **settings)
+    texts = [tokenizer.decode(result.answer(row), skip_special_tokens=False) for row in range(len(chosen))]
+    return result, sum(map(check, chosen, texts))
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Decode the same held-out problems with every strategy in turn, batch by batch, and print a table."""
+    settings = {"gen_length": args.gen_length, "block_length": args.block_length}
+    names = args.strategies.split(",")
+    for name in names:
+        plan(name, settings)  # refuses before anything is loaded
+    model, tokenizer = load_model(args.model, args.adapter, args.device), load_tokenizer(args.model)
+    use_threads(model)
+    tasks = [args.task] if args.task else list(TASKS)
+    scores = {task: {name: Score() for name in names} for task in tasks}
+    with tqdm(total=args.limit * len(tasks) * len(names), unit="problem", leave=False) as bar:
+        for task in tasks:
+            stream = problems(args.seed, task, held_out=True)
+            for first in range(0, args.limit, args.batch_size):
+                chosen = list(islice(stream, min(args.batch_size, args.limit - first)))
+                for name in names:
+                    scores[task][name].add(*answer(model, tokenizer, chosen, name, **settings))
+                    bar.update(len(chosen))
+    figures = {task: {name: score.figures(of.get("llada")) for name, score in of.items()} for task, of in scores.items()}
+    if args.json:
+        print(json.dumps({"settings": vars(args), "torch": torch.__version__, "figures": figures}))
+        return
+    print(
+        f"torch {torch.__version__}, {model.device} ({platform.machine()}, {torch.get_num_threads()} threads), batches of {args.batch_size}"
+    )
+    print(f"{args.limit} held-out problems a task, seed {args.seed}, gen_length {args.gen_length}, block_length {args.block_length}")
+    for task, of in figures.items():
+        print(f"\n{task:14}{'right':>8}{'95 % interval':>16}{'forwards':>10}{'rows':>8}{'tokens/fwd':>12}{'tokens/s':>10}{'speed-up':>10}")
+        for name, f in of.items():
+            interval = f"{f['low']:.1%} - {f['high']:.1%}"
+            speed = f"{f['tokens_per_forward']:12.2f}{f['tokens_per_second']:10.0f}" + (f"{f['speed_up']:9.1f}x" if "speed_up" in f else "")
+            print(f"{name:14}{f['accuracy']:8.1%}{interval:>16}{f['forwards']:10.1f}{f['rows']:8.0f}{speed}")
+
+
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(prog="lab.bench", description="Measure what decoding costs.")
+    parser = Parser(prog="lab.bench", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("forward", help="one forward beside the bare matrix products of the same shapes")
-    for flag, default in (("d-model", 768), ("n-layers", 12), ("vocab-size", 32000), ("canvas", 512), ("block-length", 32), ("rounds", 9)):
-        one.add_argument("--" + flag, type=int, default=default, metavar="N", help=f"default {default}")
-    one.add_argument("--device", help="default the first there is of cuda, mps, cpu")
-    one.add_argument("--dtype", choices=DTYPES, default="float32")
+
+    def command(run: Callable, **numbers: int) -> Parser:
+        sub = commands.add_parser(run.__name__, help=run.__doc__.splitlines()[0])
+        for name, default in numbers.items():
+            sub.add_argument("--" + name.replace("_", "-"), type=int, default=default, metavar="N", help=f"default {default}")
+        sub.add_argument("--device", help="default the first there is of cuda, mps, cpu")
+        sub.set_defaults(run=run, numbers=list(numbers))
+        return sub
+
+    sub = command(forward, d_model=768, n_layers=12, vocab_size=32000, canvas=512, block_length=32, rounds=9)
+    sub.add_argument("--dtype", choices=DTYPES, default="float32")
+    sub = command(compare, limit=100, batch_size=1, gen_length=128, block_length=32)
+    sub.add_argument("--strategies", default=",".join(STRATEGIES), metavar="A,B", help="default all")
+    sub.add_argument("--task", choices=TASKS, help="default all")
+    sub.add_argument("--model", default=str(EMBEDDED), help="a folder or a Hugging Face id (default the embedded model)")
+    sub.add_argument("--adapter", help="a LoRA adapter in PEFT layout to merge")
+    sub.add_argument("--seed", type=int, default=1234, help="of the problems, default 1234")
+    sub.add_argument("--json", action="store_true", help="print the figures as JSON")
+
     args = parser.parse_args(arguments)
-    for name in ("d_model", "n_layers", "vocab_size", "canvas", "block_length", "rounds"):
+    for name in args.numbers:
         if getattr(args, name) < 1:
             parser.error(f"{name} is {getattr(args, name)}, expected at least 1")
-    if args.d_model % 64 or args.canvas // 2 + args.block_length > args.canvas:
-        parser.error("d_model must be a multiple of 64, and block_length at most half of canvas")
+    run = args.run
+    del args.run, args.numbers
     try:
-        forward(args)
+        run(args)
     except ValueError as error:
         parser.error(str(error))
 
