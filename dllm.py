@@ -88,10 +88,9 @@ class Window:
 
     start: int
     end: int
-    stale: int  # the first slot whose cached keys and values are out of date
-    index: int  # forwards already spent on this block
-    forwards: int | None  # that the quota grants this block in all; None: no quota
+    stale: int  # the first slot whose cached keys and values are out of date; 0 at the start of a block that refreshes all
     suffix: int  # slots of the canvas behind `end`
+    forwards: int | None  # that a quota has left for this block, this one included; None where blocks share their forwards
     must: Tensor  # bool [b, n]: blocks in which a forward commits at least one token
 
 
@@ -153,7 +152,7 @@ class Result:
 
 def generate(model: LLaDA, prompt, strategy: "str | Strategy" = DEFAULT, **settings) -> Result:
     """Decode to the end and return the canvas with its counters. Arguments and errors as for `decode`."""
-    return finish(model, *prepare(model, prompt, strategy, settings))
+    return finish(prepare(model, prompt, strategy, settings))
 
 
 def decode(model: LLaDA, prompt, strategy: "str | Strategy" = DEFAULT, **settings) -> Iterator[Step]:
@@ -165,42 +164,44 @@ def decode(model: LLaDA, prompt, strategy: "str | Strategy" = DEFAULT, **setting
 
     Raises ValueError, before any work, naming the setting and what would be valid; StepLimit while iterating, if `steps` is a cap and is hit.
     """
-    return steps(model, *prepare(model, prompt, strategy, settings))
+    return steps(prepare(model, prompt, strategy, settings))
 
 
 @torch.inference_mode()
-def steps(model: LLaDA, s: "Canvas", strategy: Strategy, settings: Settings) -> Iterator[Step]:
+def steps(s: "Canvas") -> Iterator[Step]:
     """The loop that every strategy runs on."""
-    generator = torch.Generator(model.device).manual_seed(settings.seed)
+    rule, settings = s.strategy.rule, s.settings
+    generator = torch.Generator(s.x.device).manual_seed(settings.seed)
     nfe = 0
-    for window in strategy.schedule(s):
-        if settings.steps and strategy.rule is not quota and nfe == settings.steps:
+    for window in s.strategy.schedule(s):
+        if nfe == settings.steps and rule is not quota:
             raise StepLimit(f"steps={nfe} forwards are spent, {int(s.masked().sum())} masks are left: raise steps or lower the threshold")
-        look = strategy.view(s, window)
-        logits, rows = forward(model, s, window, look, settings.cfg_scale)  # [b, n * k, V]
+        look = s.strategy.view(s, window)
+        logits, rows = forward(s, window, look)  # [b, n * k, V]
         nfe += 1
 
-        logits[..., model.config.mask_token_id] = -torch.inf  # after guidance: -inf minus -inf would be NaN
+        logits[..., s.mask_id] = -torch.inf  # after guidance: -inf minus -inf would be NaN
         if s.eos == "suppress":
             logits[..., s.eos_id] = -torch.inf
         scores = s.score(logits, kernels.gumbel(logits, settings.temperature, generator) if settings.temperature else None)
-        if strategy.remasking == "random":
-            scores = scores._replace(doubt=torch.rand(scores.doubt.shape, device=model.device, generator=generator))
+        if s.strategy.remasking == "random":
+            scores = scores._replace(doubt=torch.rand(scores.doubt.shape, device=s.x.device, generator=generator))
         if s.eos == "defer":
             scores = scores._replace(doubt=scores.doubt.masked_fill(scores.token == s.eos_id, kernels.LARGEST))
 
         candidates = s.candidates(window)  # [b, n * k]
-        commit = choose(strategy.rule, scores, candidates, window)
+        commit = choose(rule, scores, candidates, window)
         s.write(window, commit, scores.token)
         yield Step(nfe, rows, s.live, window, look, scores, candidates, commit, s.x)
         s.retire()
 
 
-def forward(model: LLaDA, s: "Canvas", window: Window, look: Look, cfg_scale: float) -> tuple[Tensor, int]:
+def forward(s: "Canvas", window: Window, look: Look) -> tuple[Tensor, int]:
     """Logits [b, n * k, V] of the window's slots, guided if asked for, and the number of token-forwards spent."""
+    model, scale = s.model, s.settings.cfg_scale
     ids = s.x[s.live][:, look.query]  # [b, Q]
     start = s.start[s.live] if s.padded else None
-    if cfg_scale:  # the rows, then the same with every prompt token masked (unsupervised guidance, arXiv 2410.18514)
+    if scale:  # the rows, then the same with every prompt token masked (unsupervised guidance, arXiv 2410.18514)
         in_prompt = model.indices(look.query) < s.prompt_length
         ids = torch.cat((ids, ids.masked_fill(in_prompt, s.mask_id)))  # [2b, Q]
         start = start if start is None else start.repeat(2)
@@ -208,9 +209,9 @@ def forward(model: LLaDA, s: "Canvas", window: Window, look: Look, cfg_scale: fl
         s.cache = model.new_cache(len(ids), s.x.shape[1])
     scored = slice(window.start - look.first, window.end - look.first)
     logits = model(ids, look.query, look.visible, look.mask, s.cache if look.visible is not None else None, scored, start)
-    if cfg_scale:
+    if scale:
         guided, unguided = logits.chunk(2)
-        logits = unguided + (cfg_scale + 1) * (guided - unguided)
+        logits = unguided + (scale + 1) * (guided - unguided)
     return logits, ids.numel()
 
 
@@ -224,12 +225,12 @@ def choose(rule: "Rule", scores: Scores, candidates: Tensor, window: Window) -> 
     return commit.view(len(window.must), -1)
 
 
-def finish(model: LLaDA, s: "Canvas", strategy: Strategy, settings: Settings) -> Result:
+def finish(s: "Canvas") -> Result:
     """Run the loop to its end and count."""
     began = time.perf_counter()
     forwards = torch.zeros_like(s.opened)  # [B]
     rows = 0
-    for step in steps(model, s, strategy, settings):
+    for step in steps(s):
         rows += step.rows
         forwards[step.live] += step.candidates.any(-1)
     lengths = (s.x[:, s.prompt_length :] != s.eos_id).cumprod(-1).sum(-1).tolist()  # [B]
@@ -240,32 +241,25 @@ class StepLimit(RuntimeError):
     """`steps` was a cap, and the decode is not done."""
 
 
-def prepare(model: LLaDA, prompt, strategy: "str | Strategy", settings: dict) -> tuple["Canvas", Strategy, Settings]:
+def prepare(model: LLaDA, prompt, strategy: "str | Strategy", settings: dict) -> "Canvas":
     """Check all that can be wrong before the first forward, and lay out the canvas."""
     strategy, chosen = plan(strategy, settings)
-    return Canvas(model, check_prompt(prompt, model.config, chosen), strategy, chosen), strategy, chosen
+    return Canvas(model, check_prompt(prompt, model.config, chosen), strategy, chosen)
 
 
 # --- the canvas ------------------------------------------------------------------------------------------------------------------------
 
 
 class Canvas:
-    """Prompt and answer of a batch, and which of its rows are unfinished. The answer starts as masks; a written token is final."""
+    """A decode under way: prompt and answer of a batch, and which rows are unfinished. The answer starts as masks; what is written stays."""
 
     def __init__(self, model: LLaDA, prompts: list[list[int]], strategy: Strategy, settings: Settings):
-        config = model.config
-        self.mask_id, self.eos_id = config.mask_token_id, config.eos_token_id
+        self.model, self.strategy, self.settings = model, strategy, settings
+        self.mask_id, self.eos_id = model.config.mask_token_id, model.config.eos_token_id
         self.eos = settings.eos or strategy.eos
         self.block_length, self.blocks = settings.block_length, settings.gen_length // settings.block_length
-        self.forwards_per_block = None
-        if strategy.rule is quota:
-            self.forwards_per_block = (settings.steps or settings.gen_length) // self.blocks
         B, P = len(prompts), max(map(len, prompts))
-        S = P + settings.gen_length
-        passes = B * (2 if settings.cfg_scale else 1)
-        slots = passes * S * 2 * config.n_layers * config.kv_heads * config.head_width * model.dtype.itemsize
-        logits = passes * settings.block_length * config.vocab_size * 3 * 4  # float32: logits, odds, odds * log odds
-        check_memory(f"the cache and logits of {B} rows of {S} tokens", slots + logits, model.device)
+        self.check_memory(B, P + settings.gen_length)
         compiled = model.device.type == "cuda" if settings.compile is None else settings.compile
         self.score = compiled_score(model.device) if compiled else kernels.score
         self.prompt_length = P
@@ -276,6 +270,12 @@ class Canvas:
         self.live = torch.arange(B, device=model.device)  # [b]
         self.opened = torch.zeros(B, dtype=torch.int64, device=model.device)  # [B]: blocks opened so far
         self.cache: Cache | None = None  # with as many rows as `live` (twice that under guidance)
+
+    def check_memory(self, B: int, S: int) -> None:
+        config, passes = self.model.config, B * (2 if self.settings.cfg_scale else 1)
+        slots = S * 2 * config.n_layers * config.kv_heads * config.head_width * self.model.dtype.itemsize
+        logits = self.block_length * config.vocab_size * 3 * 4  # float32: logits, odds, odds * log odds
+        check_memory(f"the cache and logits of {B} rows of {S} tokens", passes * (slots + logits), self.model.device)
 
     def answers(self) -> Tensor:
         """The answers of the unfinished rows by block, int64 [b, n, k]: a copy."""
@@ -325,11 +325,11 @@ def serial(s: Canvas) -> Iterator[Window]:
     """One block after the other, all rows of the batch together (LLaDA's semi-autoregressive sampling)."""
     for block in range(s.blocks):
         s.opened.fill_(block + 1)
-        start, index = s.prompt_length + block * s.block_length, 0
-        end = start + s.block_length
+        start = s.prompt_length + block * s.block_length
+        end, stale, forwards = start + s.block_length, 0, (s.settings.steps or s.settings.gen_length) // s.blocks
         while (must := s.masked()[:, block].any(-1)).any():
-            yield Window(start, end, start if index else 0, index, s.forwards_per_block, s.x.shape[1] - end, must[:, None])
-            index += 1
+            yield Window(start, end, stale, s.x.shape[1] - end, forwards, must[:, None])
+            stale, forwards = start, forwards - 1
 
 
 def pipeline(block_add_threshold: float, decoded_token_threshold: float) -> Schedule:
@@ -353,7 +353,7 @@ def pipeline(block_add_threshold: float, decoded_token_threshold: float) -> Sche
             full = (~masked.any(-1)).cumprod(-1).sum(-1)  # [b]: leading blocks without a mask
             low, high = int(full.min()), int(s.opened[s.live].max())
             start, end = (s.prompt_length + block * s.block_length for block in (low, high))
-            yield Window(start, end, stale, 0, None, s.x.shape[1] - end, must[:, low:high])  # 4, 6
+            yield Window(start, end, stale, s.x.shape[1] - end, None, must[:, low:high])  # 4, 6
             stale = start  # 5: this forward saw the final tokens of every block before `start`
 
     return schedule
@@ -401,21 +401,22 @@ def kept_suffix(suffix: int, window_size: int | None) -> int:
 
 def block_causal(s: Canvas, window: Window) -> Look:
     """Recompute what was not final yet; a block sees itself and all before it, so finished K/V never change: the cache is exact (D2F)."""
-    return Look(window.stale, slice(window.stale, window.end), slice(0, window.end), block_mask(s, window.stale, window.end))
+    mask = block_mask(s.prompt_length, s.block_length, window.stale, window.end, s.x.device)
+    return Look(window.stale, slice(window.stale, window.end), slice(0, window.end), mask)
 
 
 def block_causal_uncached(s: Canvas, window: Window) -> Look:
     """The definition that `block_causal` must equal: the same mask, everything recomputed."""
-    return Look(0, slice(0, window.end), None, block_mask(s, 0, window.end))
+    return Look(0, slice(0, window.end), None, block_mask(s.prompt_length, s.block_length, 0, window.end, s.x.device))
 
 
-def block_mask(s: Canvas, first: int, end: int) -> Tensor:
+def block_mask(prompt_length: int, block_length: int, first: int, end: int, device=None) -> Tensor:
     """Which of the positions first .. end sees which slot before end, bool [Q, K]: those of its own block, of earlier ones and the prompt.
 
     With a prompt of 2 and blocks of 2, the blocks of six slots are 0 0 1 1 2 2; slot 3 sees the first four.
     """
-    position = torch.arange(end, device=s.x.device)
-    block = ((position - s.prompt_length).div(s.block_length, rounding_mode="floor") + 1).clamp(min=0)
+    position = torch.arange(end, device=device)
+    block = ((position - prompt_length).div(block_length, rounding_mode="floor") + 1).clamp(min=0)
     return block[first:, None] >= block
 
 
@@ -437,8 +438,7 @@ def rank(doubt: Tensor, candidates: Tensor) -> Tensor:
 def quota(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
     """Spread a block's tokens evenly over its forwards, the remainder first, the surest tokens first (LLaDA, low-confidence remasking)."""
     left = candidates.sum(-1, keepdim=True)  # [N, 1]
-    forwards = window.forwards - window.index
-    return rank(scores.doubt, candidates) < (left + forwards - 1) // forwards
+    return rank(scores.doubt, candidates) < (left + window.forwards - 1) // window.forwards  # rounded up
 
 
 def threshold_rule(threshold: float, strict: bool = False) -> Rule:
@@ -482,7 +482,7 @@ def adaptive(threshold: float, confidence_alpha: float, window_size: int | None)
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
         kept = kept_suffix(window.suffix, window_size)
         share = (candidates.sum(-1, keepdim=True) + kept) / (candidates.shape[-1] + kept)  # [N, 1]
-        alpha = confidence_alpha if window.index else 0.0
+        alpha = confidence_alpha if window.stale else 0.0
         return scores.confidence >= threshold * (1 - alpha * (1 - share))
 
     return rule
@@ -802,7 +802,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     try:
-        result = finish(model, *canvas)
+        result = finish(canvas)
     except StepLimit as error:
         parser.error(str(error))
     if args.show_prompt:

@@ -255,25 +255,25 @@ def test_eos_policies_differ_only_in_what_they_promise(seed, case):
 CONFIDENCE = [0.95, 0.80, 0.60, 0.92, 0.70, 0.30, 0.76, 0.50]  # the example of docs/idea.md
 
 
-def committed(rule, index=1, forwards=4, suffix=0, confidence=CONFIDENCE, masked=None) -> list[int]:
+def committed(rule, stale=8, forwards=4, suffix=0, confidence=CONFIDENCE, masked=None) -> list[int]:
     """Positions a rule accepts among eight cells, of which `masked` (default all) are candidates."""
     doubt = 1 / torch.tensor([confidence]) - 1
     candidates = torch.tensor([[i in (masked or range(8)) for i in range(8)]])
     scores = Scores(torch.zeros(1, 8, dtype=torch.int64), doubt, doubt, doubt)
-    window = Window(0, 8, 0, index, forwards, suffix, torch.ones(1, 1, dtype=torch.bool))
+    window = Window(8, 16, stale, suffix, forwards, torch.ones(1, 1, dtype=torch.bool))
     return (rule(scores, candidates, window) & candidates)[0].nonzero()[:, 0].tolist()
 
 
 def test_rules_on_the_worked_example():
     """Would catch a change of any rule's meaning; docs/idea.md works these out by hand."""
-    assert committed(dllm.quota, index=0) == [0, 3]
+    assert committed(dllm.quota) == [0, 3]
     assert committed(dllm.threshold_rule(0.9)) == [0, 3]
     assert committed(dllm.threshold_rule(0.76)) == [0, 1, 3, 6]
     assert committed(dllm.threshold_rule(0.92, strict=True)) == [0]
     assert committed(dllm.factor_rule(1.0)) == [0, 1, 3]
     assert committed(dllm.local_leap(0.9, 0.65, radius=2)) == [0, 1, 3, 4]
     assert committed(dllm.adaptive(0.9, 0.5, None), masked=[1, 2, 4, 5, 6, 7]) == [1]  # six of eight masked: 0.9 * (1 - 0.5 / 4) = 0.7875
-    assert committed(dllm.adaptive(0.9, 0.5, None), masked=[1, 2, 4, 5, 6, 7], index=0) == []
+    assert committed(dllm.adaptive(0.9, 0.5, None), masked=[1, 2, 4, 5, 6, 7], stale=0) == []
     assert committed(dllm.adaptive(0.9, 0.5, 3), masked=[1, 2, 4, 5, 6, 7], suffix=8) == []  # ten of twelve: 0.825
 
 
@@ -312,7 +312,7 @@ def test_quotas_share_the_masks_out_evenly_the_larger_first(masks, forwards):
     doubt = torch.rand(1, 12)
     left, spent = torch.arange(12)[None] < masks, []
     for index in range(forwards):
-        window = Window(0, 12, 0, index, forwards, 0, torch.ones(1, 1, dtype=torch.bool))
+        window = Window(0, 12, 0, 0, forwards - index, torch.ones(1, 1, dtype=torch.bool))
         commit = dllm.quota(Scores(doubt, doubt, doubt, doubt), left, window) & left
         spent.append(int(commit.sum()))
         left = left & ~commit
@@ -327,17 +327,15 @@ def test_ties_are_broken_by_position():
 
 def test_block_mask_of_the_docstring():
     """Would catch a mask that is off by one block."""
-    model = random_model(0)
-    canvas = dllm.Canvas(model, [[1, 2]], build("d2f"), Settings(gen_length=4, block_length=2))
-    mask = dllm.block_mask(canvas, 0, 6).int().tolist()
+    mask = dllm.block_mask(2, 2, 0, 6).int().tolist()
     assert mask == [[1, 1, 0, 0, 0, 0]] * 2 + [[1, 1, 1, 1, 0, 0]] * 2 + [[1, 1, 1, 1, 1, 1]] * 2
-    assert dllm.block_mask(canvas, 4, 6).int().tolist() == mask[4:]
+    assert dllm.block_mask(2, 2, 4, 6).int().tolist() == mask[4:]
 
 
 def test_pruning_keeps_the_window_and_the_last_slot():
     """Would catch a window counted in blocks, a trailing slot that is lost, or one that is there twice."""
     canvas = dllm.Canvas(random_model(0), [[1, 2]], build("streaming"), Settings(**LENGTHS))
-    window = Window(2, 10, 2, 1, None, 16, torch.ones(1, 1, dtype=torch.bool))
+    window = Window(2, 10, 2, 16, None, torch.ones(1, 1, dtype=torch.bool))
     look = dllm.cached("prefix", 3)(canvas, window)
     assert look.visible.tolist() == [*range(13), 25] and look.query.tolist() == [*range(2, 13), 25]
     assert dllm.cached("prefix", 0)(canvas, window).visible.tolist() == [*range(10), 25]
