@@ -51,7 +51,7 @@ class Settings:
     temperature: 0 takes the likeliest token, above 0 samples
     cfg_scale: weight of classifier-free guidance; above 0 every forward runs twice as many rows, half of them with the prompt masked
     eos: fill decodes every block, stop opens no block after an EOS, suppress never writes EOS, defer writes it last (default the strategy's)
-    seed: of all randomness
+    seed: of all randomness: sampling, and random remasking
     compile: fuse the scores with torch.compile (default on CUDA only)
     """
 
@@ -323,10 +323,13 @@ Schedule = Callable[[Canvas], Iterator[Window]]
 
 def serial(s: Canvas) -> Iterator[Window]:
     """One block after the other, all rows of the batch together (LLaDA's semi-autoregressive sampling)."""
+    stale = 0
     for block in range(s.blocks):
         s.opened.fill_(block + 1)
         start = s.prompt_length + block * s.block_length
-        end, stale, forwards = start + s.block_length, 0, (s.settings.steps or s.settings.gen_length) // s.blocks
+        end, forwards = start + s.block_length, (s.settings.steps or s.settings.gen_length) // s.blocks
+        if s.strategy.view not in EXACT_VIEWS:
+            stale = 0  # what was written since the last refresh has changed every other slot's keys and values
         while (must := s.masked()[:, block].any(-1)).any():
             yield Window(start, end, stale, s.x.shape[1] - end, forwards, must[:, None])
             stale, forwards = start, forwards - 1
@@ -420,7 +423,7 @@ def block_mask(prompt_length: int, block_length: int, first: int, end: int, devi
     return block[first:, None] >= block
 
 
-EXACT_VIEWS = (full, block_causal, block_causal_uncached)
+EXACT_VIEWS = (full, block_causal, block_causal_uncached)  # which never attend to a stale slot
 
 # --- commit rules: which tokens to write -----------------------------------------------------------------------------------------------
 
@@ -699,31 +702,34 @@ def strategy_table() -> str:
     for name, builder in STRATEGIES.items():
         lines.append(f"{name}\n  {inspect.getdoc(builder).splitlines()[0]}")
         for option in options(builder).values():
-            default = "none" if option.default is None else option.default
-            lines.append(f"    --{option.name.replace('_', '-')} {default}: {option.meaning}")
+            lines.append(f"    --{option.name.replace('_', '-')} {shown(option.default)}: {option.meaning}")
     return "\n".join(lines)
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors are one line, and the flags of settings come from their declarations."""
+    """Errors are one line, --gen_length is --gen-length, and the flags of settings come from their declarations."""
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
 
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
+        return super().parse_known_args([re.sub(r"^--\w+", lambda flag: flag[0].replace("_", "-"), arg) for arg in args], namespace)
+
     def add_option(self, option: Option, note: str = "") -> None:
-        """Accept --gen-length and --gen_length alike. What is not given is absent, so that no default stands here a second time."""
-        flags = dict.fromkeys(("--" + option.name.replace("_", "-"), "--" + option.name))
+        """Add the flag of a setting. What is not given is absent, so that no default stands here a second time."""
         choices = f" ({' | '.join(option.choices)})" if option.choices else ""
-        how = {"default": argparse.SUPPRESS, "help": f"{option.meaning}{choices}{note}".replace("%", "%%")}
+        flag, how = "--" + option.name.replace("_", "-"), {"default": argparse.SUPPRESS}
+        how["help"] = f"{option.meaning}{choices}{note}".replace("%", "%%")
         if option.kind is bool:
-            self.add_argument(*flags, action=argparse.BooleanOptionalAction, **how)
+            self.add_argument(flag, action=argparse.BooleanOptionalAction, **how)
             return
 
         def convert(text: str):
             return None if text == "none" and option.optional else option.kind(text)
 
         convert.__name__ = option.kind.__name__  # which argparse's message names
-        self.add_argument(*flags, type=convert, metavar="X", **how)
+        self.add_argument(flag, type=convert, metavar="X", **how)
 
 
 def command_line() -> Parser:
@@ -733,18 +739,24 @@ def command_line() -> Parser:
     parser.add_argument("--model", default=str(EMBEDDED), help="a folder or a Hugging Face id (default the embedded model)")
     parser.add_argument("--adapter", help="a LoRA adapter in PEFT layout to merge: a folder or a Hugging Face id")
     parser.add_argument("--raw", action="store_true", help="take the prompt as it is instead of putting it into the chat template")
-    parser.add_argument("--show-prompt", "--show_prompt", action="store_true", help="print first the prompt as the model sees it")
+    parser.add_argument("--show-prompt", action="store_true", help="print first the prompt as the model sees it")
     parser.add_argument("--json", action="store_true", help="print the counters as one line of JSON, on stderr like their plain form")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default the first there is)")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default float32 on a CPU, else bfloat16)")
-    flags = {option.name: (option, []) for option in options(Settings).values()}
+    for option in options(Settings).values():
+        parser.add_option(option, "" if option.default is None else f" (default {option.default})")
+    takers: dict[str, list[tuple[str, Option]]] = {}
     for name, builder in STRATEGIES.items():
         for option in options(builder).values():
-            flags.setdefault(option.name, (option, []))[1].append(name)
-    for option, takers in flags.values():
-        parser.add_option(option, f" [{', '.join(takers)}]" if takers else "")
-    parser.set_defaults(flags=tuple(flags))
+            takers.setdefault(option.name, []).append((name, option))
+    for pairs in takers.values():
+        parser.add_option(pairs[0][1], f" [default in {', '.join(f'{name} {shown(option.default)}' for name, option in pairs)}]")
+    parser.set_defaults(flags=(*options(Settings), *takers))
     return parser
+
+
+def shown(default: object) -> str:
+    return "none" if default is None else str(default)
 
 
 def read_prompt(text: str | None) -> str:

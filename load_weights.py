@@ -79,10 +79,35 @@ def save_model(model: LLaDA, folder: str | Path, dtype: torch.dtype | None = Non
     config = {name: getattr(model.config, name) for name in CONFIG_KEYS} | FIXED
     config |= {"architectures": ["LLaDAModelLM"], "embedding_size": model.config.vocab_size, "pad_token_id": model.config.eos_token_id}
     config["n_kv_heads"] = model.config.kv_heads
-    save_file(tensors, folder / "model.safetensors.tmp")
-    os.replace(folder / "model.safetensors.tmp", folder / "model.safetensors")
-    (folder / "config.json.tmp").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-    os.replace(folder / "config.json.tmp", folder / "config.json")
+    write_folder(folder, "model.safetensors", tensors, "config.json", config)
+
+
+def save_adapter(halves: dict[str, tuple[Tensor, Tensor]], alpha: float, folder: str | Path) -> None:
+    """Write a LoRA adapter in PEFT's layout. halves: {module name in LLaDA: (A [r, in], B [out, r])}, all of one rank r."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rank = next(iter(halves.values()))[0].shape[0]
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": alpha,
+        "bias": "none",
+        "target_modules": sorted({name.split(".")[-1] for name in halves}),
+    }
+    tensors = {
+        f"base_model.model.{PREFIX}{name}.lora_{half}.weight": tensor.detach().contiguous()
+        for name, pair in halves.items()
+        for half, tensor in zip("AB", pair)
+    }
+    write_folder(folder, "adapter_model.safetensors", tensors, "adapter_config.json", config)
+
+
+def write_folder(folder: Path, weights: str, tensors: dict[str, Tensor], description: str, config: dict) -> None:
+    """Write both files under temporary names, then rename them: a killed run leaves whole files."""
+    save_file(tensors, folder / f"{weights}.tmp")
+    (folder / f"{description}.tmp").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    for name in (weights, description):
+        os.replace(folder / f"{name}.tmp", folder / name)
 
 
 # --- finding files ---------------------------------------------------------------------------------------------------------------------

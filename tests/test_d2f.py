@@ -1,0 +1,103 @@
+"""D2F's distillation: who may see whom, how much is masked, and an adapter that starts as nothing and ends up in PEFT's layout."""
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import EOS, random_prompt
+from hypothesis import given
+from hypothesis import strategies as st
+
+import load_weights
+from lab import d2f
+from lab.train import Batch
+
+SETTINGS = {"rank": 4, "alpha": 8.0, "block": 4}
+
+
+@pytest.fixture
+def student(saved) -> d2f.Student:
+    return d2f.Student(d2f.Settings(teacher=str(saved), **SETTINGS))
+
+
+def a_batch(answer_length: int = 10) -> Batch:
+    prompt = torch.tensor([random_prompt(0, 6), [EOS, EOS, *random_prompt(1, 4)]])
+    return Batch(prompt, torch.tensor([0, 2]), torch.tensor([random_prompt(seed, answer_length) for seed in (2, 3)]))
+
+
+def learn(student, s, steps: int = 1) -> list[float]:
+    """Train on one batch, and return the losses."""
+    optimizer, losses = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=1e-2), []
+    for _ in range(steps):
+        loss, _ = d2f.distillation_loss(student.model, student.teacher, a_batch(), s, torch.Generator().manual_seed(0))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def test_an_untrained_adapter_leaves_the_teacher_unchanged(student):
+    """Would catch a LoRA that does not start at zero."""
+    ids = torch.tensor([random_prompt(0, 12)])
+    assert student.model(ids).equal(student.teacher(ids))
+
+
+def test_only_the_adapter_is_trained(student):
+    """Would catch a teacher that moves under its student."""
+    trained = [name for name, p in student.named_parameters() if p.requires_grad]
+    assert len(trained) == 2 * 4 * 2 and all(name.startswith("model.blocks.") and ".lora_" in name for name in trained)
+
+
+@pytest.mark.parametrize("loss", ["code", "paper"])
+def test_training_brings_the_student_closer_to_the_teacher(saved, student, loss):
+    """Would catch a distance with the wrong sign, and gradients that do not reach the adapter."""
+    losses = learn(student, d2f.Settings(teacher=str(saved), loss=loss, **SETTINGS), steps=30)
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_two_losses_by_hand(saved, student):
+    """Would catch a swapped KL, a wrong mean, or a weight other than 1 / ratio: one block, everything masked at ratio 1."""
+    s = d2f.Settings(teacher=str(saved), rank=4, alpha=8.0, block=10, least=1.0, most=1.0)
+    batch = a_batch()
+    ids = torch.cat((batch.prompt, torch.full((2, 10), student.model.config.mask_token_id)), 1)
+    allowed = torch.ones(16, 16, dtype=torch.bool)
+    allowed[:6, 6:] = False  # the prompt does not see the answer
+    told = torch.softmax(student.teacher(ids, start=batch.start)[:, 6:].double(), -1)
+    said = torch.softmax(student.model(ids, mask=allowed, start=batch.start)[:, 6:].double(), -1)
+    expected = {"code": -(told * said.log()).sum(-1).mean() * 2, "paper": (said * (said / told).log()).sum(-1).mean() * 2}
+    for kind, value in expected.items():
+        loss, counts = d2f.distillation_loss(
+            student.model, student.teacher, batch, dataclasses.replace(s, loss=kind), torch.Generator().manual_seed(0)
+        )
+        assert loss.item() == pytest.approx(value.item(), rel=1e-4) and counts[0] == 20
+
+
+def test_a_student_never_looks_ahead(student):
+    """Would catch a mask that lets a block see later ones: the pipeline's exact cache would then be wrong."""
+    ids = torch.tensor([random_prompt(0, 14)])
+    edited = ids.clone()
+    edited[0, 10:] += 1
+    mask = d2f.block_mask(2, 4, 0, 14)
+    torch.testing.assert_close(student.model(ids, mask=mask)[:, :10], student.model(edited, mask=mask)[:, :10])
+
+
+@given(st.integers(1, 9), st.floats(0.05, 0.9), st.floats(0, 1), st.integers(0, 99))
+def test_masking_ratios_grow_from_block_to_block_within_their_bounds(K, least, share, seed):
+    """Would catch a ratio outside the recipe's range, or a later block masked less than an earlier one."""
+    most = least + share * (1 - least)
+    ratios = d2f.mask_ratios(50, K, least, most, torch.Generator().manual_seed(seed))
+    assert ratios.shape == (50, K)
+    assert (ratios >= least - 1e-6).all() and (ratios <= most + 1e-5).all()
+    assert (ratios.diff(dim=1) >= 0).all()
+
+
+def test_the_saved_adapter_is_merged_to_the_student(saved, student, tmp_path):
+    """Would catch names, scale or orientation that --adapter reads differently from how they were trained."""
+    learn(student, d2f.Settings(teacher=str(saved), **SETTINGS), steps=3)
+    load_weights.save_adapter(student.halves(), 8.0, tmp_path / "adapter")
+    assert {file.name for file in (tmp_path / "adapter").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    merged = load_weights.load_model(saved, adapter=tmp_path / "adapter", device="cpu")
+    ids = torch.tensor([random_prompt(0, 12)])
+    torch.testing.assert_close(merged(ids), student.model(ids), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(merged(ids), student.teacher(ids), atol=1e-2)
