@@ -311,7 +311,7 @@ class Canvas:
         if unfinished.all():
             return
         if self.cache is not None:
-            passes = self.cache.kv.shape[2] // len(unfinished)
+            passes = 2 if self.settings.cfg_scale else 1
             self.cache.keep(unfinished.repeat(passes).nonzero()[:, 0])
         self.live = self.live[unfinished]
 
@@ -736,7 +736,7 @@ def command_line() -> Parser:
     parser = Parser(prog="dllm.py", description="Answer a prompt with a diffusion language model.", allow_abbrev=False)
     parser.add_argument("--prompt", help="the question, or - to read it from standard input")
     parser.add_argument("--strategy", default=DEFAULT, metavar="NAME", help=f"{' | '.join(STRATEGIES)} | list (default {DEFAULT})")
-    parser.add_argument("--model", default=str(EMBEDDED), help="a folder or a Hugging Face id (default the embedded model)")
+    parser.add_argument("--model", default=str(EMBEDDED), help="a folder, a Hugging Face id, or oracle:NAME (default the embedded model)")
     parser.add_argument("--adapter", help="a LoRA adapter in PEFT layout to merge: a folder or a Hugging Face id")
     parser.add_argument("--raw", action="store_true", help="take the prompt as it is instead of putting it into the chat template")
     parser.add_argument("--show-prompt", action="store_true", help="print first the prompt as the model sees it")
@@ -757,6 +757,17 @@ def command_line() -> Parser:
 
 def shown(default: object) -> str:
     return "none" if default is None else str(default)
+
+
+def find_model(args: argparse.Namespace) -> tuple:
+    """The tokenizer of --model, its config, and a function that loads it; an oracle is all of these itself."""
+    if args.model.startswith("oracle:"):
+        from lab.oracle import Oracle
+
+        oracle = Oracle(args.model.removeprefix("oracle:"))
+        return oracle, oracle.config, lambda: oracle
+    load = functools.partial(load_model, args.model, args.adapter, args.device, DTYPES.get(args.dtype))
+    return load_tokenizer(args.model), load_config(args.model), load
 
 
 def read_prompt(text: str | None) -> str:
@@ -780,7 +791,7 @@ def printable(text: str) -> str:
 
 def use_threads(model: LLaDA) -> None:
     """Run a small model on one thread: on two cores a second one gains 1.3x when they are idle, and costs 15x when one is busy."""
-    if model.device.type == "cpu" and sum(weight.numel() for weight in model.parameters()) < 2e7:
+    if model.device.type == "cpu" and model.config.d_model < 512:
         torch.set_num_threads(1)
 
 
@@ -805,10 +816,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _, chosen = plan(args.strategy, settings)
         text = read_prompt(args.prompt)
-        config, tokenizer = load_config(args.model), load_tokenizer(args.model)
+        tokenizer, config, load = find_model(args)
         ids = tokenizer.encode(text) if args.raw else tokenizer.encode_chat([{"role": "user", "content": text}])
         check_prompt(ids, config, chosen)
-        model = load_model(args.model, args.adapter, args.device, DTYPES.get(args.dtype))
+        model = load()
         canvas = prepare(model, ids, args.strategy, settings)
         use_threads(model)
     except ValueError as error:

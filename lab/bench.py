@@ -1,6 +1,7 @@
-"""What the decoder costs and what it gets right, measured: `python -m lab.bench compare`, `python -m lab.bench forward`.
+"""What the decoder costs and what it gets right, measured: `python -m lab.bench compare | oracle | forward`.
 
 compare    every strategy on the same held-out problems: accuracy, forwards, rows, tokens per forward, tokens/s, speed-up over llada
+oracle     how often each rule stays inside a small language when the model makes no error, beside what theory says of one step
 forward    one forward beside the bare matrix products of the same shapes: how much of the time is not arithmetic
 
 Times on shared machines drift. So whatever is compared takes turns within one run, and the figure to quote is the ratio.
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from dllm import EMBEDDED, STRATEGIES, Parser, generate, plan, use_threads
+from lab.oracle import LANGUAGES, Oracle
 from lab.tasks import TASKS, Problem, check, problems
 from load_weights import DTYPES, find_device, load_model, load_tokenizer
 from model import Config, LLaDA
@@ -192,6 +194,34 @@ def compare(args: argparse.Namespace) -> None:
             print(f"{name:14}{f['accuracy']:8.1%}{interval:>16}{f['forwards']:10.1f}{f['rows']:8.0f}{speed}")
 
 
+# --- oracle ------------------------------------------------------------------------------------------------------------------------------
+
+RULES = {
+    "all at once": ("llada", {"steps": 1}),
+    "two steps": ("llada", {"steps": 2}),
+    "one by one": ("llada", {}),
+    "threshold 0.5": ("fast-dllm", {"cache": "none", "threshold": 0.5}),
+    "threshold 0.9": ("fast-dllm", {"cache": "none", "threshold": 0.9}),
+    "factor 1": ("fast-dllm", {"cache": "none", "factor": 1.0}),
+    "localleap": ("localleap", {"relaxed_threshold": 0.4}),
+}
+
+
+def oracle(args: argparse.Namespace) -> None:
+    """Print how often each rule, sampling at temperature 1, writes a string of the language, and in how many forwards."""
+    oracles = {name: Oracle(f"{name}-{args.length}") for name in LANGUAGES}
+    print(f"{args.limit} runs each, length {args.length}, temperature 1; in brackets, forwards a string\n")
+    print(f"{'':14}{'theory, at once':>16}" + "".join(f"{name:>17}" for name in RULES))
+    for name, exact in oracles.items():
+        line = f"{name:14}{exact.one_step_validity():16.1%}"
+        for strategy, own in RULES.values():
+            settings = own | {"gen_length": args.length, "block_length": args.length, "temperature": 1.0, "seed": args.seed}
+            result = generate(exact, [exact.encode("")] * args.limit, strategy, **settings)
+            valid = exact.contains(result.tokens[:, 1:]).float().mean().item()
+            line += f"{f'{valid:.1%} ({sum(result.forwards) / args.limit:.1f})':>17}"
+        print(line, flush=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = Parser(prog="lab.bench", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -200,19 +230,23 @@ def main(arguments: list[str] | None = None) -> None:
         sub = commands.add_parser(run.__name__, help=run.__doc__.splitlines()[0])
         for name, default in numbers.items():
             sub.add_argument("--" + name.replace("_", "-"), type=int, default=default, metavar="N", help=f"default {default}")
-        sub.add_argument("--device", help="default the first there is of cuda, mps, cpu")
         sub.set_defaults(run=run, numbers=list(numbers))
         return sub
 
     sub = command(forward, d_model=768, n_layers=12, vocab_size=32000, canvas=512, block_length=32, rounds=9)
+    sub.add_argument("--device", help="default the first there is of cuda, mps, cpu")
     sub.add_argument("--dtype", choices=DTYPES, default="float32")
     sub = command(compare, limit=100, batch_size=1, gen_length=128, block_length=32)
     sub.add_argument("--strategies", default=",".join(STRATEGIES), metavar="A,B", help="default all")
     sub.add_argument("--task", choices=TASKS, help="default all")
     sub.add_argument("--model", default=str(EMBEDDED), help="a folder or a Hugging Face id (default the embedded model)")
     sub.add_argument("--adapter", help="a LoRA adapter in PEFT layout to merge")
+    sub.add_argument("--device", help="default the first there is of cuda, mps, cpu")
     sub.add_argument("--seed", type=int, default=1234, help="of the problems, default 1234")
     sub.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+    sub = command(oracle, limit=1000, length=6)
+    sub.add_argument("--seed", type=int, default=0, help="of the sampling, default 0")
 
     args = parser.parse_args(arguments)
     for name in args.numbers:

@@ -1,6 +1,7 @@
 """The benchmark measures what it says: the same products as the forward, honest means, one line for bad input."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dllm import STRATEGIES
 from lab import bench
+from lab.oracle import LANGUAGES
 from model import Config
 
 SMALL = ["--d-model", "64", "--n-layers", "2", "--vocab-size", "50", "--canvas", "32", "--block-length", "8", "--rounds", "1"]
@@ -55,6 +57,17 @@ def test_compare_runs_every_strategy_on_the_same_problems(capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("llada ")
 
 
+def test_oracle_compares_every_rule_with_theory(capsys):
+    """Would catch a language or a rule that is left out, and validity counted on the wrong cells."""
+    bench.main(["oracle", "--limit", "40", "--length", "4"])
+    lines = capsys.readouterr().out.splitlines()[3:]
+    assert [line.split()[0] for line in lines] == list(LANGUAGES)
+    table = {line.split()[0]: [float(x) for x in re.findall(r"([\d.]+)%", line)] for line in lines}
+    assert all(len(cells) == 1 + len(bench.RULES) for cells in table.values())
+    assert table["alternate"][0] == 12.5 and table["bits"] == [100.0] * 8
+    assert all(cells[1 + list(bench.RULES).index("one by one")] == 100.0 for cells in table.values())
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -65,6 +78,7 @@ def test_compare_runs_every_strategy_on_the_same_problems(capsys):
         (["compare", "--strategies", "warp"], "unknown strategy 'warp'"),
         (["compare", "--gen-length", "33"], "gen_length 33 is not a multiple of block_length 32: the nearest is 32"),
         (["compare", "--task", "chess"], "argument --task: invalid choice: 'chess'"),
+        (["oracle", "--length", "9"], "no oracle for 'permutation-9'"),
         (["compare", "--model", "./nowhere"], "no checkpoint at ./nowhere"),
     ],
 )

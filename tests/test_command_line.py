@@ -84,6 +84,13 @@ def test_a_default_stands_in_one_place(saved, capsys):
     assert not set(arguments) & set(arguments["flags"])
 
 
+def test_an_oracle_is_a_model_like_any_other(capsys):
+    """Would catch a command line that knows only checkpoints, and a language whose length the canvas misses."""
+    out, err, code = run(capsys, "--model", "oracle:permutation-5", "--prompt", "go", "--gen-length", 5, "--block-length", 5, "--temperature", 1)
+    assert code == 0 and sorted(out) == sorted("ABCDE\n") and "forwards 5 " in err
+    assert run(capsys, "--model", "oracle:chess-5", "--prompt", "go")[2] == 2
+
+
 def test_control_characters_never_reach_the_terminal():
     """Would catch a model that writes escape sequences: they could clear the screen or retitle the window."""
     assert dllm.printable("a\x1b[2Jb\x07\n\tc é 中") == "a\ufffd[2Jb\ufffd\n\tc é 中"

@@ -124,7 +124,7 @@ def test_d2f_with_its_exact_cache_equals_recomputing_everything(seed, tau, add, 
     """Would catch K/V that are taken from a block before its last token was written."""
     settings = {"skip_threshold": tau, "block_add_threshold": add, "decoded_token_threshold": act}
     cached, uncached = (run(seed, "d2f", cache=cache, **settings) for cache in ("exact", "none"))
-    assert same(cached, uncached) and cached.rows < uncached.rows
+    assert same(cached, uncached) and (cached.rows < uncached.rows or cached.nfe == 1)
 
 
 @given(seeds, st.sampled_from(["prefix", "dual"]), st.sampled_from([0.3, 0.6]))
@@ -189,7 +189,7 @@ def test_d2f_one_block_at_a_time_is_serial_decoding_under_the_block_mask(seed, t
     piped = run(seed, "d2f", skip_threshold=tau, block_add_threshold=1.0, decoded_token_threshold=1.0)
     rule = dllm.threshold_rule(tau, strict=True)
     cached, uncached = (run(seed, Strategy(rule, view, dllm.serial, eos="stop")) for view in dllm.EXACT_VIEWS[1:])
-    assert same(piped, cached, uncached) and piped.rows == cached.rows < uncached.rows
+    assert same(piped, cached, uncached) and piped.rows == cached.rows and (cached.rows < uncached.rows or cached.nfe == 1)
 
 
 @given(seeds, st.floats(0, 1), st.floats(0, 1))

@@ -1,0 +1,415 @@
+"""Train the tiny model: `python -m lab.train`. Every answer token is supervised first, then LLaDA's masked-diffusion objective takes over.
+
+1. Two streams, block length 1: the clean answer is read causally, and a second copy of it, all masks, predicts each token from the clean
+   ones before it. Every token is supervised in every pass, and predictions sit at their own position, as LLaDA needs (no shift).
+2. The blocks of the second stream grow (2, 4, 8, 16) and are masked at random.
+3. One stream, full attention, LLaDA's loss; last, canvases with a long tail of EOS, masked half of the time as decoding in blocks sees them.
+
+Left out on purpose: mixed-precision scaling, several machines, logging services, and data on disk: a batch is a pure
+function of (seed, step).
+
+Papers: LLaDA (arXiv 2502.09992), its SFT objective, for 3; two-stream block diffusion and NBDiff (docs/), for 1 and 2.
+
+Letters: B examples, P prompt length, A answer length with its EOS, Q rows computed, V vocabulary; lengths in tokens.
+"""
+
+import json
+import math
+import os
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+from dllm import Parser, options, require
+from lab import score
+from lab.tasks import Random, problems
+from lab.tokenizer import ROUND, build, chat, save_tokenizer
+from load_weights import save_model
+from model import Config, LLaDA
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides the weights, and where they go. Each is a flag of the command line.
+
+    out: folder for the finished model
+    run: folder for the checkpoint that a killed training resumes from
+    seed: of the first weights, the data and the masks
+    steps: updates in all
+    batch: problems a step, over all processes
+    width: of the model
+    layers: of the model
+    heads: of attention; they share the width
+    ffn: width of the feed-forward layers
+    muon: peak learning rate of the matrices inside the layers, as a root mean square per step
+    adam: peak learning rate of embedding, head and norms
+    warmup: steps until the learning rate is at its peak
+    dense: share of the steps at block length 1
+    growing: share of the steps at block lengths 2, 4, 8 and 16, a quarter each; full attention comes after it
+    tails: share of the steps, the last, with long tails of EOS
+    least: smallest masking ratio of an example; its inverse weighs the loss, so that 0 would let a single example outweigh a batch
+    save_every: steps between checkpoints
+    processes: that share the work, of one thread each
+    compile: fuse the layers with torch.compile: 6.3k instead of 3.8k tokens/s a core, after 90 s of warm-up
+    score: held-out problems a task to decode at the end; 0 for none
+    """
+
+    out: str = "weights/tiny"
+    run: str = "runs/tiny"
+    seed: int = 0
+    steps: int = 2000
+    batch: int = 96
+    width: int = 192
+    layers: int = 6
+    heads: int = 3
+    ffn: int = 512
+    muon: float = 2e-3
+    adam: float = 3e-3
+    warmup: int = 100
+    dense: float = 0.30
+    growing: float = 0.24
+    tails: float = 0.30
+    least: float = 0.15
+    save_every: int = 50
+    processes: int = 2
+    compile: bool = True
+    score: int = 300
+
+    def __post_init__(self):
+        for name in ("steps", "batch", "width", "layers", "heads", "ffn", "warmup", "save_every", "processes"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name in ("seed", "score", "muon", "adam", "dense", "tails"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        room = 1 - self.dense
+        require(0 < self.growing < room, "growing", self.growing, f"more than 0 and, with dense {self.dense}, less than {room:g}")
+        require(0 < self.least <= 1, "least", self.least, "more than 0 and at most 1")
+        require(self.width % (2 * self.heads) == 0, "heads", self.heads, f"a number that divides width {self.width} into even head widths")
+        require(self.batch >= self.processes, "batch", self.batch, f"at least one problem for each of {self.processes} processes")
+
+
+# ---- Schedule
+
+
+def block_length(s: Settings, step: int) -> int | None:
+    """Length of the blocks of the two-stream pass; None once the model is trained with full attention."""
+    done = step / s.steps - s.dense
+    if done < 0:
+        return 1
+    return 2 ** (1 + int(4 * done / s.growing)) if done < s.growing else None
+
+
+def learning_rate(s: Settings, step: int) -> float:
+    """As a share of the peak: up over the warm-up, flat, and from the first step of full attention linearly down to 0. No restarts."""
+    turn = (s.dense + s.growing) * s.steps
+    return min(1.0, (step + 1) / s.warmup, (s.steps - step) / (s.steps - turn))
+
+
+# ---- Data
+
+
+@dataclass(frozen=True)
+class Batch:
+    prompt: Tensor  # int64 [B, P], left-padded
+    start: Tensor  # int64 [B], the first real position of each prompt
+    answer: Tensor  # int64 [B, A], filled with EOS
+
+
+def collate(pairs: list[tuple[list[int], list[int]]], length: int, eos: int) -> Batch:
+    P = max(len(prompt) for prompt, _ in pairs)
+    start = [P - len(prompt) for prompt, _ in pairs]
+    prompt = torch.tensor([[eos] * pad + prompt for pad, (prompt, _) in zip(start, pairs)])
+    answer = torch.tensor([answer + [eos] * (length - len(answer)) for _, answer in pairs])
+    return Batch(prompt, torch.tensor(start), answer)
+
+
+def batches(s: Settings, tokenizer, step: int, rank: int) -> list[Batch]:
+    """The examples of one step that fall to one process, in groups of similar length, so that little padding is computed."""
+    chosen = list(islice(problems(f"train/{s.seed}/{step}"), s.batch))
+    encode = lambda texts: [e.ids for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    pairs = list(zip(encode([chat(p.prompt) for p in chosen]), encode([p.answer + "<|endoftext|>" for p in chosen])))
+    pairs = sorted(pairs, key=lambda pair: (len(pair[1]), len(pair[0])))[rank :: s.processes]
+    rng = Random(f"length/{s.seed}/{step}/{rank}")
+    groups = []
+    for first in range(0, len(pairs), GROUP):
+        group = pairs[first : first + GROUP]
+        longest = max(len(answer) for _, answer in group)
+        if step >= (1 - s.tails) * s.steps and rng.random() < 0.5:
+            length = max(longest + 8, rng.randint(32, 160))
+        else:
+            length = longest + rng.randint(0, 4)
+        groups.append(collate(group, length, tokenizer.token_to_id("<|endoftext|>")))
+    return groups
+
+
+GROUP = 24  # examples computed together
+
+
+# ---- Objectives. Both return the sum over examples of LLaDA's SFT loss, (1 / A) sum over masked of CE / p.
+
+
+def two_stream_mask(P: int, A: int, block: int) -> Tensor:
+    """Who sees whom: prompt and clean answer [P + A], then the noisy copy of the answer [A]. True where a row may attend to a column.
+
+    The prompt sees itself, a clean token the prompt and the clean ones up to itself, a noisy one the prompt, the clean tokens of earlier
+    blocks and its own block of noisy ones. P = 1, A = 2, block = 1:
+
+              p a b a' b'
+        p     1 . . .  .
+        a     1 1 . .  .
+        b     1 1 1 .  .
+        a'    1 . . 1  .
+        b'    1 1 . .  1
+    """
+    prompt = torch.full((P,), -1)
+    place = torch.cat((prompt, torch.arange(A)))  # [P + A], -1 for every prompt token: they see each other
+    clean = place[:, None] >= place  # [P + A, P + A]
+    of_block = torch.arange(A) // block
+    earlier = torch.cat((prompt, of_block)) < of_block[:, None]  # [A, P + A]
+    same = of_block[:, None] == of_block  # [A, A]
+    hidden = torch.zeros(P + A, A, dtype=torch.bool)
+    return torch.cat((torch.cat((clean, hidden), 1), torch.cat((earlier, same), 1)))  # [P + 2A, P + 2A]
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none").view_as(target)
+
+
+def two_stream_loss(model: LLaDA, batch: Batch, block: int, least: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Predict the masked tokens of the second stream. Block length 1 masks all of them; longer blocks are masked at a ratio of their own."""
+    (B, P), A = batch.prompt.shape, batch.answer.shape[1]
+    ratio = torch.ones(B, A)
+    if block > 1:
+        of_block = torch.rand(B, math.ceil(A / block), generator=rng) * (1 - least) + least
+        ratio = of_block.repeat_interleave(block, 1)[:, :A]
+    masked = torch.rand(B, A, generator=rng) < ratio
+    noisy = batch.answer.masked_fill(masked, model.config.mask_token_id)
+    positions = torch.cat((torch.arange(P + A), torch.arange(P, P + A)))
+    ids = torch.cat((batch.prompt, batch.answer, noisy), 1)  # [B, P + 2A]
+    logits = model(ids, query=positions, mask=two_stream_mask(P, A, block), rows=slice(P + A, P + 2 * A), start=batch.start)  # [B, A, V]
+    return sft_loss(logits, batch.answer, masked, ratio), accuracy(logits, batch.answer, masked)
+
+
+def diffusion_loss(model: LLaDA, batch: Batch, least: float, as_decoded: bool, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """LLaDA's SFT objective: mask each answer token with the example's own ratio and predict the masked ones from all the rest."""
+    (B, P), A = batch.prompt.shape, batch.answer.shape[1]
+    ratio, hidden, scored = draw_masks(B, A, least, as_decoded, rng)
+    noisy = batch.answer.masked_fill(hidden, model.config.mask_token_id)
+    ids = torch.cat((batch.prompt, noisy), 1)  # [B, P + A]
+    logits = model(ids, query=torch.arange(P + A), rows=slice(P, P + A), start=batch.start)  # [B, A, V]
+    return sft_loss(logits, batch.answer, scored, ratio), accuracy(logits, batch.answer, scored)
+
+
+def draw_masks(B: int, A: int, least: float, as_decoded: bool, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw the masking ratio of each answer token, which tokens are masks in the input, and which of these are scored: three of [B, A].
+
+    as_decoded: half of the examples are masked as decoding in blocks sees them: the blocks before a random one are clean, those
+    behind it are all masks and are not scored, because nothing there is committed yet.
+    """
+    t = (torch.arange(B) + torch.rand(B, generator=rng)) / B  # stratified: every batch has small and large ratios
+    ratio = (t[torch.randperm(B, generator=rng)] * (1 - least) + least)[:, None].expand(B, A)
+    masked = torch.rand(B, A, generator=rng) < ratio
+    if not as_decoded:
+        return ratio, masked, masked
+    length = 8 * 2 ** torch.randint(4, (B, 1), generator=rng)  # 8, 16, 32 or 64 tokens a block
+    block = torch.arange(A) // length  # [B, A]
+    active = (torch.rand(B, 1, generator=rng) * (block[:, -1:] + 1)).long()
+    half = torch.rand(B, 1, generator=rng) < 0.5
+    inside = masked & (block == active)
+    return ratio, torch.where(half, inside | (block > active), masked), torch.where(half, inside, masked)
+
+
+def sft_loss(logits: Tensor, answer: Tensor, masked: Tensor, ratio: Tensor) -> Tensor:
+    """Sum over examples of (1 / A) sum over masked of CE / ratio: LLaDA, algorithm 2. EOS counts, in the sum and in A."""
+    return (cross_entropy(logits, answer) * masked / ratio).mean(1).sum()
+
+
+def accuracy(logits: Tensor, answer: Tensor, masked: Tensor) -> Tensor:
+    """How many masked tokens there are, and how many of them are predicted: int64 [2]."""
+    return torch.stack((masked.sum(), ((logits.argmax(-1) == answer) & masked).sum()))
+
+
+# ---- Model and optimizers
+
+
+def new_model(s: Settings, tokenizer) -> LLaDA:
+    torch.manual_seed(s.seed)
+    vocabulary = math.ceil(tokenizer.get_vocab_size() / ROUND) * ROUND
+    mask, eos = tokenizer.token_to_id("<|mdm_mask|>"), tokenizer.token_to_id("<|endoftext|>")
+    model = LLaDA(Config(s.width, s.layers, s.heads, s.ffn, vocabulary, mask, eos))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim == 2:
+                out = name.endswith(("attn_out.weight", "ff_out.weight"))  # what is added to the residual stream starts small
+                p.normal_(std=0.1 if name.startswith("wte") else 0.5 * p.shape[1] ** -0.5 * ((2 * s.layers) ** -0.5 if out else 1))
+        model.ff_out.weight.copy_(0.2 * model.wte.weight)  # untied, but a token's row starts where its embedding points
+    return model
+
+
+def optimizers(s: Settings, model: LLaDA) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, Adam for the rest."""
+    inside = [p for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("blocks")]
+    rest = [p for name, p in model.named_parameters() if p.ndim != 2 or not name.startswith("blocks")]
+    return [
+        torch.optim.Muon(inside, lr=s.muon, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=s.adam, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+# ---- Checkpoints: one safetensors file, so that a kill leaves either the old or the new state and never half of each
+
+
+def save_checkpoint(s: Settings, step: int, model: LLaDA, opts: list) -> None:
+    tensors = {f"model/{name}": p.detach() for name, p in model.named_parameters()}
+    for o, opt in enumerate(opts):
+        for i, state in opt.state_dict()["state"].items():
+            tensors |= {f"optimizer/{o}/{i}/{name}": value for name, value in state.items()}
+    Path(s.run).mkdir(parents=True, exist_ok=True)
+    temporary = Path(s.run, "checkpoint.part")
+    save_file(tensors, temporary, {"step": str(step), "settings": json.dumps(recipe(s))})
+    os.replace(temporary, Path(s.run, "checkpoint.safetensors"))
+
+
+def load_checkpoint(s: Settings, model: LLaDA, opts: list) -> int:
+    """Take up the state of a killed run and return the number of steps it has done: 0, and nothing changed, if there is none."""
+    file = Path(s.run, "checkpoint.safetensors")
+    if not file.exists():
+        return 0
+    check_recipe(s)
+    with safe_open(file, "pt") as f:
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                p.copy_(f.get_tensor(f"model/{name}"))
+        states: list[dict] = [{} for _ in opts]
+        for key in f.keys():
+            if key.startswith("optimizer"):
+                _, o, i, name = key.split("/")
+                states[int(o)].setdefault(int(i), {})[name] = f.get_tensor(key)
+        for opt, state in zip(opts, states):
+            opt.load_state_dict(opt.state_dict() | {"state": state})
+        return int(f.metadata()["step"])
+
+
+def recipe(s: Settings) -> dict:
+    """What must not change when a run is resumed."""
+    return {name: value for name, value in asdict(s).items() if name not in ("out", "run", "save_every", "score", "compile")}
+
+
+def check_recipe(s: Settings) -> None:
+    """Raise ValueError if s.run holds the checkpoint of another recipe."""
+    file = Path(s.run, "checkpoint.safetensors")
+    if file.exists():
+        with safe_open(file, "pt") as f:
+            saved = json.loads(f.metadata()["settings"])
+        for name, value in recipe(s).items():
+            if saved.get(name) != value:
+                raise ValueError(f"{name} is {value}, but {file} was made with {saved.get(name)}: give the same value or another run")
+
+
+# ---- The loop
+
+
+def train(s: Settings, rank: int = 0) -> LLaDA:
+    """Train to the last step, from the checkpoint in s.run if there is one. All processes run this; only the first writes."""
+    torch.set_num_threads(1)
+    tokenizer = build()
+    model = new_model(s, tokenizer)
+    opts = optimizers(s, model)
+    begin = load_checkpoint(s, model, opts)
+    if s.compile:
+        for block in model.blocks:  # one block's code, shared by all: compiling the whole model takes four times as long
+            block.compile(dynamic=True)
+    bar = tqdm(range(begin, s.steps), initial=begin, total=s.steps, disable=rank > 0, mininterval=5, smoothing=0.02)
+    seen = torch.zeros(3)  # loss, masked tokens, right ones, since the last report
+    for step in bar:
+        seen += train_step(s, step, rank, model, opts, tokenizer)
+        if (step + 1) % 50 == 0:
+            bar.set_postfix_str(f"block {block_length(s, step) or 'full'}, loss {seen[0] / 50:.3f}, right {seen[2] / seen[1]:.1%}", refresh=False)
+            seen.zero_()
+        if rank == 0 and ((step + 1) % s.save_every == 0 or step + 1 == s.steps):
+            save_checkpoint(s, step + 1, model, opts)
+    return model
+
+
+def train_step(s: Settings, step: int, rank: int, model: LLaDA, opts: list, tokenizer) -> Tensor:
+    """One update. Returns float32 [3]: loss, masked tokens, right ones. Its randomness is a function of (seed, step, process)."""
+    rng = torch.Generator().manual_seed((s.seed * 1_000_003 + step) * 64 + rank)
+    block, counts, total = block_length(s, step), torch.zeros(2), 0.0
+    for batch in batches(s, tokenizer, step, rank):
+        # Explicit attention: at these lengths it beats the flash kernel's backward pass on a CPU, 4.2k to 2.3k tokens/s.
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            if block:
+                loss, right = two_stream_loss(model, batch, block, s.least, rng)
+            else:
+                loss, right = diffusion_loss(model, batch, s.least, step >= (1 - s.tails) * s.steps, rng)
+        (loss / s.batch).backward()
+        counts, total = counts + right, total + loss.item() / s.batch
+    if s.processes > 1:
+        flat = torch.cat([p.grad.flatten() for p in model.parameters()])
+        dist.all_reduce(flat)
+        for p, grad in zip(model.parameters(), flat.split([p.numel() for p in model.parameters()])):
+            p.grad = grad.view_as(p)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for opt, peak in zip(opts, (s.muon, s.adam)):
+        opt.param_groups[0]["lr"] = peak * learning_rate(s, step)
+        opt.step()
+        opt.zero_grad()
+    return torch.tensor([total * s.processes, *counts])
+
+
+def worker(rank: int, s: Settings, meeting: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=s.processes)
+    train(s, rank)
+
+
+def train_together(s: Settings) -> LLaDA:
+    """Run s.processes processes, this one among them. If it is killed, the others stop at their next all-reduce."""
+    if s.processes == 1:
+        return train(s)
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = f"{folder}/meeting"
+        context = torch.multiprocessing.get_context("spawn")
+        others = [context.Process(target=worker, args=(rank, s, meeting), daemon=True) for rank in range(1, s.processes)]
+        for process in others:
+            process.start()
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=0, world_size=s.processes)
+        model = train(s)
+        for process in others:
+            process.join()
+        dist.destroy_process_group()
+    return model
+
+
+# ---- Command line
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = Parser(prog="python -m lab.train", description=__doc__.splitlines()[0], allow_abbrev=False)
+    for option in options(Settings).values():
+        parser.add_option(option, f" (default {option.default})")
+    try:
+        s = Settings(**vars(parser.parse_args(arguments)))
+        check_recipe(s)
+        Path(s.out).mkdir(parents=True, exist_ok=True)  # now, not after an hour
+    except (ValueError, OSError) as error:
+        print(f"lab.train: {error}", file=sys.stderr)
+        return 2
+    model = train_together(s)
+    save_tokenizer(build(), s.out)
+    save_model(model, s.out, torch.bfloat16)
+    print(f"wrote {s.out}", file=sys.stderr)
+    return score.main([s.out, f"--count={s.score}"]) if s.score else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
