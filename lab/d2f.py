@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dllm import block_mask, require
-from load_weights import load_model
+from lab.train import Job
+from load_weights import load_config, load_model, save_adapter
 from model import LLaDA
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "attn_out")
@@ -52,8 +53,8 @@ class Settings:
     run: str = "runs/tiny-d2f"
     teacher: str = "weights/tiny"
     seed: int = 0
-    steps: int = 400
-    batch: int = 96
+    steps: int = 250
+    batch: int = 48
     rank: int = 32
     alpha: float = 32.0
     block: int = 32
@@ -74,6 +75,7 @@ class Settings:
         for name in ("seed", "score", "adam", "tails", "alpha"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(0 < self.least <= self.most <= 1, "least", self.least, f"more than 0 and at most {self.most} (most), which is at most 1")
+        load_config(self.teacher)
         require(self.batch >= self.processes, "batch", self.batch, f"at least one problem for each of {self.processes} processes")
 
 
@@ -132,3 +134,33 @@ def distillation_loss(student: LLaDA, teacher: LLaDA, batch, s: Settings, rng: t
     distance = -(told.exp() * said).sum(-1) if s.loss == "code" else (said.exp() * (said - told)).sum(-1)  # [B, A]
     agreeing = ((told.argmax(-1) == said.argmax(-1)) & masked).sum()
     return (distance * masked / ratio).sum() / masked.sum().clamp(min=1) * B, torch.stack((masked.sum(), agreeing))
+
+
+# ---- The job of lab.train
+
+
+def begin(s: Settings, tokenizer) -> tuple[Student, list[torch.optim.Optimizer]]:
+    student = Student(s)
+    adapter = [p for p in student.parameters() if p.requires_grad]
+    return student, [torch.optim.AdamW(adapter, lr=s.adam, betas=(0.9, 0.95), weight_decay=0.0)]
+
+
+def loss(s: Settings, step: int, student: Student, batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    return distillation_loss(student.model, student.teacher, batch, s, rng)
+
+
+def rate(s: Settings, step: int) -> float:
+    """As a share of the peak: up over the warm-up, then linearly down to 0."""
+    return min((step + 1) / s.warmup, (s.steps - step) / s.steps)
+
+
+def save(s: Settings, student: Student) -> list[str]:
+    save_adapter(student.halves(), s.alpha, s.out)
+    return ["--model", s.teacher, "--adapter", s.out, "--strategies", "d2f"]
+
+
+def label(s: Settings, step: int) -> str:
+    return f"masked {s.least:g} to {s.most:g}"
+
+
+JOB = Job(begin, loss, rate, label, save)

@@ -258,7 +258,9 @@ def question(rng: Random, who: dict, tense: int, now: int, ending: str, steps: S
         k = rng.randint(2, min(9, max(2, LIMIT // now)))
         steps.append((now, "*", k))
         told = rng.choice(SELL)[tense].format(k=k, **slots)
-        return told + f"How {rng.choice(('many dollars', 'much money'))} {slots['does']} {slots['he']} {rng.choice(('get', 'make', 'earn'))}?"
+        return (
+            told + f"How {rng.choice(('many dollars', 'much money'))} {slots['does']} {slots['he']} {rng.choice(('get', 'make', 'earn'))}?"
+        )
     left = ["left", "left now"] if steps and steps[-1][1] == "-" else IN_ALL
     end = rng.choice(["", "", " now", " now", " in the end", " at the end", *(" " + words for words in left)])
     if person:
@@ -365,13 +367,25 @@ def listed(numbers: list[int]) -> str:
 
 def sort(rng: Random) -> tuple[str, str]:
     numbers = rng.sample(range(100), rng.randint(3, 6))
-    asks = ("Sort these numbers: {}.", "Sort the numbers {}.", "Sort: {}", "Put these numbers in order: {}.", "Sort {} from small to large.")
+    asks = (
+        "Sort these numbers: {}.",
+        "Sort the numbers {}.",
+        "Sort: {}",
+        "Put these numbers in order: {}.",
+        "Sort {} from small to large.",
+    )
     return rng.choice(asks).format(listed(numbers)), f"The answer is {listed(sorted(numbers))}."
 
 
 def reverse(rng: Random) -> tuple[str, str]:
     numbers = [rng.randrange(100) for _ in range(rng.randint(3, 6))]
-    asks = ("Reverse this list: {}.", "Reverse the list {}.", "Reverse: {}", "Reverse these numbers: {}.", "Write these numbers backwards: {}.")
+    asks = (
+        "Reverse this list: {}.",
+        "Reverse the list {}.",
+        "Reverse: {}",
+        "Reverse these numbers: {}.",
+        "Write these numbers backwards: {}.",
+    )
     return rng.choice(asks).format(listed(numbers)), f"The answer is {listed(numbers[::-1])}."
 
 

@@ -1,4 +1,6 @@
-"""Train the tiny model: `python -m lab.train`. Every answer token is supervised first, then LLaDA's masked-diffusion objective takes over.
+"""Train the tiny model: `python -m lab.train`; its D2F student: `python -m lab.train d2f` (lab/d2f.py says how).
+
+Every answer token is supervised first, then LLaDA's masked-diffusion objective takes over:
 
 1. Two streams, block length 1: the clean answer is read causally, and a second copy of it, all masks, predicts each token from the clean
    ones before it. Every token is supervised in every pass, and predictions sit at their own position, as LLaDA needs (no shift).
@@ -18,21 +20,23 @@ import math
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from dllm import Parser, options, require
-from lab import score
+from lab import bench
 from lab.tasks import Random, problems
 from lab.tokenizer import ROUND, build, chat, save_tokenizer
 from load_weights import save_model
@@ -96,6 +100,16 @@ class Settings:
         require(0 < self.least <= 1, "least", self.least, "more than 0 and at most 1")
         require(self.width % (2 * self.heads) == 0, "heads", self.heads, f"a number that divides width {self.width} into even head widths")
         require(self.batch >= self.processes, "batch", self.batch, f"at least one problem for each of {self.processes} processes")
+
+
+class Job(NamedTuple):
+    """What one kind of training is made of, as functions of its settings, so that every process can make its own."""
+
+    begin: Callable[..., tuple[nn.Module, list[torch.optim.Optimizer]]]  # (settings, tokenizer); what requires a gradient is trained
+    loss: Callable[..., tuple[Tensor, Tensor]]  # (settings, step, module, batch, rng) -> sum over examples, counts [masked, right]
+    rate: Callable[..., float]  # (settings, step) -> share of the optimizers' peak learning rates
+    label: Callable[..., str]  # (settings, step) -> what the progress bar calls this step
+    save: Callable[..., list[str]]  # (settings, module): write settings.out; returns how lab.bench finds it
 
 
 # ---- Schedule
@@ -266,11 +280,42 @@ def optimizers(s: Settings, model: LLaDA) -> list[torch.optim.Optimizer]:
     ]
 
 
+def begin(s: Settings, tokenizer) -> tuple[LLaDA, list[torch.optim.Optimizer]]:
+    model = new_model(s, tokenizer)
+    if s.compile:
+        for block in model.blocks:  # one block's code, shared by all: compiling the whole model takes four times as long
+            block.compile(dynamic=True)
+    return model, optimizers(s, model)
+
+
+def loss(s: Settings, step: int, model: LLaDA, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    if block := block_length(s, step):
+        return two_stream_loss(model, batch, block, s.least, rng)
+    return diffusion_loss(model, batch, s.least, step >= (1 - s.tails) * s.steps, rng)
+
+
+def label(s: Settings, step: int) -> str:
+    return f"block {block_length(s, step) or 'full'}"
+
+
+def save(s: Settings, model: LLaDA) -> list[str]:
+    save_tokenizer(build(), s.out)
+    save_model(model, s.out, torch.bfloat16)
+    return ["--model", s.out, "--strategies", "llada,fast-dllm"]
+
+
+TINY = Job(begin, loss, learning_rate, label, save)
+
+
 # ---- Checkpoints: one safetensors file, so that a kill leaves either the old or the new state and never half of each
 
 
-def save_checkpoint(s: Settings, step: int, model: LLaDA, opts: list) -> None:
-    tensors = {f"model/{name}": p.detach() for name, p in model.named_parameters()}
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def save_checkpoint(s, step: int, module: nn.Module, opts: list) -> None:
+    tensors = {f"model/{name}": p.detach() for name, p in trained(module).items()}
     for o, opt in enumerate(opts):
         for i, state in opt.state_dict()["state"].items():
             tensors |= {f"optimizer/{o}/{i}/{name}": value for name, value in state.items()}
@@ -280,7 +325,7 @@ def save_checkpoint(s: Settings, step: int, model: LLaDA, opts: list) -> None:
     os.replace(temporary, Path(s.run, "checkpoint.safetensors"))
 
 
-def load_checkpoint(s: Settings, model: LLaDA, opts: list) -> int:
+def load_checkpoint(s, module: nn.Module, opts: list) -> int:
     """Take up the state of a killed run and return the number of steps it has done: 0, and nothing changed, if there is none."""
     file = Path(s.run, "checkpoint.safetensors")
     if not file.exists():
@@ -288,7 +333,7 @@ def load_checkpoint(s: Settings, model: LLaDA, opts: list) -> int:
     check_recipe(s)
     with safe_open(file, "pt") as f:
         with torch.no_grad():
-            for name, p in model.named_parameters():
+            for name, p in trained(module).items():
                 p.copy_(f.get_tensor(f"model/{name}"))
         states: list[dict] = [{} for _ in opts]
         for key in f.keys():
@@ -300,12 +345,12 @@ def load_checkpoint(s: Settings, model: LLaDA, opts: list) -> int:
         return int(f.metadata()["step"])
 
 
-def recipe(s: Settings) -> dict:
+def recipe(s) -> dict:
     """What must not change when a run is resumed."""
     return {name: value for name, value in asdict(s).items() if name not in ("out", "run", "save_every", "score", "compile")}
 
 
-def check_recipe(s: Settings) -> None:
+def check_recipe(s) -> None:
     """Raise ValueError if s.run holds the checkpoint of another recipe."""
     file = Path(s.run, "checkpoint.safetensors")
     if file.exists():
@@ -319,97 +364,94 @@ def check_recipe(s: Settings) -> None:
 # ---- The loop
 
 
-def train(s: Settings, rank: int = 0) -> LLaDA:
+def train(s, rank: int = 0, job: Job = TINY) -> nn.Module:
     """Train to the last step, from the checkpoint in s.run if there is one. All processes run this; only the first writes."""
     torch.set_num_threads(1)
     tokenizer = build()
-    model = new_model(s, tokenizer)
-    opts = optimizers(s, model)
-    begin = load_checkpoint(s, model, opts)
-    if s.compile:
-        for block in model.blocks:  # one block's code, shared by all: compiling the whole model takes four times as long
-            block.compile(dynamic=True)
-    bar = tqdm(range(begin, s.steps), initial=begin, total=s.steps, disable=rank > 0, mininterval=5, smoothing=0.02)
+    module, opts = job.begin(s, tokenizer)
+    first = load_checkpoint(s, module, opts)
+    bar = tqdm(range(first, s.steps), initial=first, total=s.steps, disable=rank > 0, mininterval=5, smoothing=0.02)
     seen = torch.zeros(3)  # loss, masked tokens, right ones, since the last report
     for step in bar:
-        seen += train_step(s, step, rank, model, opts, tokenizer)
+        seen += train_step(s, step, rank, module, opts, tokenizer, job)
         if (step + 1) % 50 == 0:
-            bar.set_postfix_str(f"block {block_length(s, step) or 'full'}, loss {seen[0] / 50:.3f}, right {seen[2] / seen[1]:.1%}", refresh=False)
+            bar.set_postfix_str(f"{job.label(s, step)}, loss {seen[0] / 50:.3f}, right {seen[2] / seen[1]:.1%}", refresh=False)
             seen.zero_()
         if rank == 0 and ((step + 1) % s.save_every == 0 or step + 1 == s.steps):
-            save_checkpoint(s, step + 1, model, opts)
-    return model
+            save_checkpoint(s, step + 1, module, opts)
+    return module
 
 
-def train_step(s: Settings, step: int, rank: int, model: LLaDA, opts: list, tokenizer) -> Tensor:
+def train_step(s, step: int, rank: int, module: nn.Module, opts: list, tokenizer, job: Job) -> Tensor:
     """One update. Returns float32 [3]: loss, masked tokens, right ones. Its randomness is a function of (seed, step, process)."""
     rng = torch.Generator().manual_seed((s.seed * 1_000_003 + step) * 64 + rank)
-    block, counts, total = block_length(s, step), torch.zeros(2), 0.0
+    counts, total, parameters = torch.zeros(2), 0.0, trained(module).values()
     for batch in batches(s, tokenizer, step, rank):
         # Explicit attention: at these lengths it beats the flash kernel's backward pass on a CPU, 4.2k to 2.3k tokens/s.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            if block:
-                loss, right = two_stream_loss(model, batch, block, s.least, rng)
-            else:
-                loss, right = diffusion_loss(model, batch, s.least, step >= (1 - s.tails) * s.steps, rng)
+            loss, right = job.loss(s, step, module, batch, rng)
         (loss / s.batch).backward()
         counts, total = counts + right, total + loss.item() / s.batch
     if s.processes > 1:
-        flat = torch.cat([p.grad.flatten() for p in model.parameters()])
+        flat = torch.cat([p.grad.flatten() for p in parameters])
         dist.all_reduce(flat)
-        for p, grad in zip(model.parameters(), flat.split([p.numel() for p in model.parameters()])):
+        for p, grad in zip(parameters, flat.split([p.numel() for p in parameters])):
             p.grad = grad.view_as(p)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for opt, peak in zip(opts, (s.muon, s.adam)):
-        opt.param_groups[0]["lr"] = peak * learning_rate(s, step)
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    for opt in opts:
+        opt.param_groups[0]["lr"] = opt.defaults["lr"] * job.rate(s, step)
         opt.step()
         opt.zero_grad()
     return torch.tensor([total * s.processes, *counts])
 
 
-def worker(rank: int, s: Settings, meeting: str) -> None:
+def worker(rank: int, s, job: Job, meeting: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=s.processes)
-    train(s, rank)
+    train(s, rank, job)
 
 
-def train_together(s: Settings) -> LLaDA:
+def train_together(s, job: Job) -> nn.Module:
     """Run s.processes processes, this one among them. If it is killed, the others stop at their next all-reduce."""
     if s.processes == 1:
-        return train(s)
+        return train(s, 0, job)
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"{folder}/meeting"
         context = torch.multiprocessing.get_context("spawn")
-        others = [context.Process(target=worker, args=(rank, s, meeting), daemon=True) for rank in range(1, s.processes)]
+        others = [context.Process(target=worker, args=(rank, s, job, meeting), daemon=True) for rank in range(1, s.processes)]
         for process in others:
             process.start()
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=0, world_size=s.processes)
-        model = train(s)
+        module = train(s, 0, job)
         for process in others:
             process.join()
         dist.destroy_process_group()
-    return model
+    return module
 
 
 # ---- Command line
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(prog="python -m lab.train", description=__doc__.splitlines()[0], allow_abbrev=False)
-    for option in options(Settings).values():
+def main(arguments: list[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    job, kind = TINY, Settings
+    if arguments[:1] == ["d2f"]:
+        from lab import d2f
+
+        job, kind, arguments = d2f.JOB, d2f.Settings, arguments[1:]
+    parser = Parser(prog="lab.train", description=__doc__.splitlines()[0], allow_abbrev=False)
+    for option in options(kind).values():
         parser.add_option(option, f" (default {option.default})")
     try:
-        s = Settings(**vars(parser.parse_args(arguments)))
+        s = kind(**vars(parser.parse_args(arguments)))
         check_recipe(s)
         Path(s.out).mkdir(parents=True, exist_ok=True)  # now, not after an hour
     except (ValueError, OSError) as error:
-        print(f"lab.train: {error}", file=sys.stderr)
-        return 2
-    model = train_together(s)
-    save_tokenizer(build(), s.out)
-    save_model(model, s.out, torch.bfloat16)
+        parser.error(str(error))
+    where = job.save(s, train_together(s, job))
     print(f"wrote {s.out}", file=sys.stderr)
-    return score.main([s.out, f"--count={s.score}"]) if s.score else 0
+    if s.score:
+        bench.main(["compare", *where, f"--limit={s.score}", "--batch-size=50", "--gen-length=64"])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

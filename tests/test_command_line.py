@@ -86,7 +86,9 @@ def test_a_default_stands_in_one_place(saved, capsys):
 
 def test_an_oracle_is_a_model_like_any_other(capsys):
     """Would catch a command line that knows only checkpoints, and a language whose length the canvas misses."""
-    out, err, code = run(capsys, "--model", "oracle:permutation-5", "--prompt", "go", "--gen-length", 5, "--block-length", 5, "--temperature", 1)
+    out, err, code = run(
+        capsys, "--model", "oracle:permutation-5", "--prompt", "go", "--gen-length", 5, "--block-length", 5, "--temperature", 1
+    )
     assert code == 0 and sorted(out) == sorted("ABCDE\n") and "forwards 5 " in err
     assert run(capsys, "--model", "oracle:chess-5", "--prompt", "go")[2] == 2
 

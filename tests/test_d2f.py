@@ -8,8 +8,9 @@ from conftest import EOS, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dllm
 import load_weights
-from lab import d2f
+from lab import d2f, train
 from lab.train import Batch
 
 SETTINGS = {"rank": 4, "alpha": 8.0, "block": 4}
@@ -90,6 +91,21 @@ def test_masking_ratios_grow_from_block_to_block_within_their_bounds(K, least, s
     assert ratios.shape == (50, K)
     assert (ratios >= least - 1e-6).all() and (ratios <= most + 1e-5).all()
     assert (ratios.diff(dim=1) >= 0).all()
+
+
+def test_it_is_a_job_of_lab_train_that_leaves_an_adapter(tmp_path, capsys):
+    """Would catch a job that the trainer cannot run, resume or save, and a teacher that is missing only after the work."""
+    flags = ["d2f", "--steps=2", "--batch=2", "--processes=1", "--rank=2", "--score=0", f"--run={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"]
+    train.main([*flags, f"--teacher={dllm.EMBEDDED}"])
+    first = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
+    train.main([*flags, f"--teacher={dllm.EMBEDDED}"])  # resumes at its end
+    assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == first
+    load_weights.load_model(dllm.EMBEDDED, adapter=tmp_path / "out", device="cpu")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        train.main([*flags, "--teacher=./nowhere"])
+    err = capsys.readouterr().err
+    assert exit.value.code == 2 and err.count("\n") == 1 and "no checkpoint at ./nowhere" in err
 
 
 def test_the_saved_adapter_is_merged_to_the_student(saved, student, tmp_path):
