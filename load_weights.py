@@ -105,6 +105,7 @@ def save_adapter(halves: dict[str, tuple[Tensor, Tensor]], alpha: float, folder:
 def write_folder(folder: Path, weights: str, tensors: dict[str, Tensor], description: str, config: dict) -> None:
     """Write both files under temporary names, then rename them: a killed run leaves whole files."""
     save_file(tensors, folder / f"{weights}.tmp")
+    (folder / f"{weights}.tmp").chmod(0o644)  # the library makes it 0600, for its owner alone
     (folder / f"{description}.tmp").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
     for name in (weights, description):
         os.replace(folder / f"{name}.tmp", folder / name)

@@ -10,7 +10,7 @@ Every answer token is supervised first, then LLaDA's masked-diffusion objective 
 Left out on purpose: mixed-precision scaling, several machines, logging services, and data on disk: a batch is a pure
 function of (seed, step).
 
-Papers: LLaDA (arXiv 2502.09992), its SFT objective, for 3; two-stream block diffusion and NBDiff (docs/), for 1 and 2.
+Papers: LLaDA (arXiv 2502.09992), its SFT objective, for 3; two-stream block diffusion (2503.09573) and NBDiff, for 1 and 2.
 
 Letters: B examples, P prompt length, A answer length with its EOS, Q rows computed, V vocabulary; lengths in tokens.
 """
@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -354,8 +354,11 @@ def check_recipe(s) -> None:
     """Raise ValueError if s.run holds the checkpoint of another recipe."""
     file = Path(s.run, "checkpoint.safetensors")
     if file.exists():
-        with safe_open(file, "pt") as f:
-            saved = json.loads(f.metadata()["settings"])
+        try:
+            with safe_open(file, "pt") as f:
+                saved = json.loads(f.metadata()["settings"])
+        except (SafetensorError, OSError, TypeError, KeyError) as error:
+            raise ValueError(f"{file} is no checkpoint of this program: {error}") from None
         for name, value in recipe(s).items():
             if saved.get(name) != value:
                 raise ValueError(f"{name} is {value}, but {file} was made with {saved.get(name)}: give the same value or another run")

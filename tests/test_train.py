@@ -246,6 +246,16 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     assert train.load_checkpoint(s, model, opts) == 3
 
 
+def test_a_damaged_checkpoint_is_one_line(tmp_path, capsys):
+    """A traceback of the file's library, or a run that starts over and writes over what might be saved."""
+    s = small(tmp_path)
+    Path(s.run).mkdir()
+    Path(s.run, "checkpoint.safetensors").write_bytes(b"half")
+    with pytest.raises(SystemExit) as exit:
+        train.main(command(s)[3:])
+    assert exit.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
 def test_another_recipe_does_not_resume(tmp_path, capsys):
     """A run that silently goes on with half of its steps under other settings."""
     s = small(tmp_path)
