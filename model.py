@@ -70,9 +70,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, h: Tensor) -> Tensor:
-        wide = h.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return wide.to(h.dtype) * self.weight
+        return F.rms_norm(h.float(), h.shape[-1:], eps=self.eps).to(h.dtype) * self.weight
 
 
 def rope_table(positions: Tensor, width: int, theta: float) -> tuple[Tensor, Tensor]:
