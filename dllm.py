@@ -17,6 +17,7 @@ import argparse
 import functools
 import inspect
 import json
+import os
 import re
 import sys
 import time
@@ -773,11 +774,10 @@ def find_model(args: argparse.Namespace) -> tuple:
 def read_prompt(text: str | None) -> str:
     if text is None:
         raise ValueError("no prompt: give --prompt TEXT, or --prompt - to read it from standard input")
-    if text == "-":
-        text = sys.stdin.buffer.read().decode("utf-8")  # its error is a ValueError
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
+        text = sys.stdin.buffer.read().decode("utf-8") if text == "-" else text
+        text.encode("utf-8")  # an argument may hold bytes that were none
+    except UnicodeError:
         raise ValueError("the prompt is not valid UTF-8") from None
     if not text.strip():
         raise ValueError("the prompt is empty")
@@ -828,13 +828,19 @@ def main(arguments: list[str] | None = None) -> None:
         result = finish(canvas)
     except StepLimit as error:
         parser.error(str(error))
-    if args.show_prompt:
-        print(printable(tokenizer.decode(ids, skip_special_tokens=False)))
-    print(printable(tokenizer.decode(result.answer())))
+    shown_prompt = tokenizer.decode(ids, skip_special_tokens=False) + "\n" if args.show_prompt else ""
+    try:
+        print(printable(shown_prompt + tokenizer.decode(result.answer())), flush=True)
+    except OSError as error:  # a full disk, or a pipe whose reader has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered must not fail again at exit
+        parser.exit(1, f"{parser.prog}: the answer cannot be written: {error.strerror}\n")
     memory = round((peak_memory(model.device) or 0) / 1e6)
     counters = {"strategy": args.strategy} | result.counters() | {"peak_memory_mb": memory, "seed": chosen.seed}
     print(json.dumps(counters) if args.json else "  ".join(f"{name} {value}" for name, value in counters.items()), file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -74,7 +74,8 @@ class Settings:
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("seed", "score", "adam", "tails", "alpha"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        require(0 < self.least <= self.most <= 1, "least", self.least, f"more than 0 and at most {self.most} (most), which is at most 1")
+        require(0 < self.most <= 1, "most", self.most, "more than 0 and at most 1")
+        require(0 < self.least <= self.most, "least", self.least, f"more than 0 and at most {self.most} (most)")
         load_config(self.teacher)
         require(self.batch >= self.processes, "batch", self.batch, f"at least one problem for each of {self.processes} processes")
 

@@ -178,6 +178,21 @@ def test_too_little_memory_for_the_canvas_is_refused(monkeypatch):
         dllm.decode(random_model(0), [[1, 2, 3]] * 50, gen_length=32)
 
 
+def test_bytes_that_are_no_text_are_refused(saved, capsys, monkeypatch):
+    """Would catch the decoder's own words, or a traceback, for a binary file in the pipe."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\x00")))
+    assert run(capsys, "--model", saved, "--prompt", "-") == ("", "dllm.py: the prompt is not valid UTF-8\n", 2)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_an_answer_that_cannot_be_written_is_one_line(saved):
+    """Would catch a traceback, or success, when the disk is full."""
+    command = [sys.executable, ROOT / "dllm.py", "--model", saved, "--prompt", "hello", *SHORT]
+    with open("/dev/full", "w") as full:
+        failed = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert failed.returncode == 1 and failed.stderr == "dllm.py: the answer cannot be written: No space left on device\n"
+
+
 def test_it_runs_as_a_program(saved):
     """Would catch what only a fresh process shows: imports, the exit code, a traceback."""
     command = [sys.executable, ROOT / "dllm.py", "--model", saved, "--prompt"]
