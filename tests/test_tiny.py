@@ -27,9 +27,9 @@ def test_it_solves_more_than_half_of_the_held_out_two_step_problems(tiny):
 
 
 @pytest.mark.parametrize("task", ["one-step", "add", "compare", "sort", "reverse"])
-def test_it_solves_most_of_the_easier_tasks(tiny, task):
+def test_it_solves_at_least_half_of_the_easier_tasks(tiny, task):
     """Would catch a task that was left out of the training."""
-    assert solved(tiny, task, 12, "streaming") >= 7
+    assert solved(tiny, task, 12, "streaming") >= 6
 
 
 def test_it_ends_its_answers(tiny):
