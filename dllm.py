@@ -763,6 +763,8 @@ def shown(default: object) -> str:
 def find_model(args: argparse.Namespace) -> tuple:
     """The tokenizer of --model, its config, and a function that loads it; an oracle is all of these itself."""
     if args.model.startswith("oracle:"):
+        if unused := [flag for flag in ("adapter", "device", "dtype") if getattr(args, flag)]:
+            raise ValueError(f"--{unused[0]} is for checkpoints: an oracle has no weights")
         from lab.oracle import Oracle
 
         oracle = Oracle(args.model.removeprefix("oracle:"))
@@ -820,13 +822,13 @@ def main(arguments: list[str] | None = None) -> None:
         ids = tokenizer.encode(text) if args.raw else tokenizer.encode_chat([{"role": "user", "content": text}])
         check_prompt(ids, config, chosen)
         model = load()
+        use_threads(model)  # before `prepare` compiles: compiled code holds for one number of threads
         canvas = prepare(model, ids, args.strategy, settings)
-        use_threads(model)
     except ValueError as error:
         parser.error(str(error))
     try:
         result = finish(canvas)
-    except StepLimit as error:
+    except (StepLimit, torch.OutOfMemoryError) as error:
         parser.error(str(error))
     shown_prompt = tokenizer.decode(ids, skip_special_tokens=False) + "\n" if args.show_prompt else ""
     try:
@@ -834,8 +836,9 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:  # a full disk, or a pipe whose reader has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered must not fail again at exit
         parser.exit(1, f"{parser.prog}: the answer cannot be written: {error.strerror}\n")
-    memory = round((peak_memory(model.device) or 0) / 1e6)
-    counters = {"strategy": args.strategy} | result.counters() | {"peak_memory_mb": memory, "seed": chosen.seed}
+    memory = peak_memory(model.device)
+    counters = {"strategy": args.strategy} | result.counters()
+    counters |= {"peak_memory_mb": memory and round(memory / 1e6), "seed": chosen.seed}
     print(json.dumps(counters) if args.json else "  ".join(f"{name} {value}" for name, value in counters.items()), file=sys.stderr)
 
 

@@ -45,7 +45,6 @@ class Settings:
     tails: share of the steps, the last, with long tails of EOS
     save_every: steps between checkpoints
     processes: that share the work, of one thread each
-    compile: fuse the layers with torch.compile
     score: held-out problems a task to decode at the end; 0 for none
     """
 
@@ -66,7 +65,6 @@ class Settings:
     tails: float = 1.0
     save_every: int = 50
     processes: int = 2
-    compile: bool = False
     score: int = 300
 
     def __post_init__(self):

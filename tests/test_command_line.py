@@ -91,6 +91,8 @@ def test_an_oracle_is_a_model_like_any_other(capsys):
     )
     assert code == 0 and sorted(out) == sorted("ABCDE\n") and "forwards 5 " in err
     assert run(capsys, "--model", "oracle:chess-5", "--prompt", "go")[2] == 2
+    _, err, code = run(capsys, "--model", "oracle:bits-5", "--prompt", "go", "--dtype", "float16")
+    assert (err, code) == ("dllm.py: --dtype is for checkpoints: an oracle has no weights\n", 2)
 
 
 def test_control_characters_never_reach_the_terminal():
