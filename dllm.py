@@ -22,7 +22,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Literal, NamedTuple, Union, get_args, get_origin
@@ -47,7 +47,7 @@ class Settings:
     """What every strategy understands.
 
     gen_length: tokens to write after the prompt; a multiple of block_length
-    block_length: tokens a block; a strategy works through the answer block by block
+    block_length: tokens a block; a strategy works through the answer block by block (default the strategy's: 32, or 1 for ar)
     steps: forwards in all; llada spreads the tokens evenly over them (default one token each), for the others a cap (default none)
     temperature: 0 takes the likeliest token, above 0 samples
     cfg_scale: weight of classifier-free guidance; above 0 every forward runs twice as many rows, half of them with the prompt masked
@@ -57,7 +57,7 @@ class Settings:
     """
 
     gen_length: int = 128
-    block_length: int = 32
+    block_length: int | None = None
     steps: int | None = None
     temperature: float = 0.0
     cfg_scale: float = 0.0
@@ -75,6 +75,7 @@ class Strategy:
     schedule: "Schedule"
     eos: str = "fill"
     remasking: str = "low_confidence"
+    block_length: int = 32  # where the caller names none
 
     def __post_init__(self):
         if self.schedule is not serial and self.view not in EXACT_VIEWS:
@@ -102,6 +103,7 @@ class Look(NamedTuple):
     query: Slots  # positions to recompute
     visible: Slots | None  # cache slots they attend to; None: they attend to each other, and nothing is cached
     mask: Tensor | None = None  # bool [Q, K]: which query sees which slot; None: every one
+    shift: int = 0  # the logits of a slot are about the token so many places after it
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,8 @@ def forward(s: "Canvas", window: Window, look: Look) -> tuple[Tensor, int]:
         start = start if start is None else start.repeat(2)
     if look.visible is not None and s.cache is None:
         s.cache = model.new_cache(len(ids), s.x.shape[1])
-    scored = slice(window.start - look.first, window.end - look.first)
+    before = look.first + look.shift
+    scored = slice(window.start - before, window.end - before)
     logits = model(ids, look.query, look.visible, look.mask, s.cache if look.visible is not None else None, scored, start)
     if scale:
         guided, unguided = logits.chunk(2)
@@ -414,6 +417,12 @@ def block_causal_uncached(s: Canvas, window: Window) -> Look:
     return Look(0, slice(0, window.end), None, block_mask(s.prompt_length, s.block_length, 0, window.end, s.x.device))
 
 
+def causal(s: Canvas, window: Window) -> Look:
+    """Predict a block of one token from those before it, each of which is computed once (autoregressive decoding)."""
+    end = window.end - 1
+    return Look(window.stale, slice(window.stale, end), slice(0, end), block_mask(0, 1, window.stale, end, s.x.device), shift=1)
+
+
 def block_mask(prompt_length: int, block_length: int, first: int, end: int, device=None) -> Tensor:
     """Which of the positions first .. end sees which slot before end, bool [Q, K]: those of its own block, of earlier ones and the prompt.
 
@@ -424,7 +433,7 @@ def block_mask(prompt_length: int, block_length: int, first: int, end: int, devi
     return block[first:, None] >= block
 
 
-EXACT_VIEWS = (full, block_causal, block_causal_uncached)  # which never attend to a stale slot
+EXACT_VIEWS = (full, block_causal, block_causal_uncached, causal)  # which never attend to a stale slot
 
 # --- commit rules: which tokens to write -----------------------------------------------------------------------------------------------
 
@@ -582,6 +591,12 @@ def d2f(
     return Strategy(threshold_rule(skip_threshold, strict=True), view, pipeline(block_add_threshold, decoded_token_threshold), eos="stop")
 
 
+@named("ar")
+def ar() -> Strategy:
+    """Autoregressive decoding: left to right, one token a forward, an exact cache; the baseline, for a model trained to predict the next token."""
+    return Strategy(quota, causal, serial, eos="stop", block_length=1)
+
+
 # --- checks: all of them, before any work ----------------------------------------------------------------------------------------------
 
 
@@ -598,8 +613,9 @@ class Option(NamedTuple):
 
 @functools.cache
 def options(function: Callable) -> dict[str, Option]:
-    """The keyword arguments of a builder or of Settings, with their meanings from its docstring."""
-    meanings = dict(re.findall(r"^ *(\w+): (.+)$", function.__doc__.partition("\n")[2], re.MULTILINE))
+    """The keyword arguments of a builder or of a dataclass, with their meanings from its docstring and those of its bases."""
+    documented = "\n".join(each.__doc__ for each in getattr(function, "__mro__", [function]))
+    meanings = dict(re.findall(r"^ +(\w+): (.+)$", documented, re.MULTILINE))
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
         annotation = parameter.annotation
@@ -651,9 +667,12 @@ def plan(strategy: str | Strategy, settings: dict) -> tuple[Strategy, Settings]:
         raise ValueError(f"unknown setting {next(iter(own))}: a Strategy built by hand takes only {', '.join(options(Settings))}")
     check_kinds(Settings, common)
     chosen = Settings(**common)
+    if chosen.block_length is None:
+        chosen = replace(chosen, block_length=strategy.block_length)
     G, k, steps = chosen.gen_length, chosen.block_length, chosen.steps
     require(k >= 1, "block_length", k, "at least 1")
     require(G >= 1, "gen_length", G, "at least 1")
+    require(strategy.view is not causal or k == 1, "block_length", k, "1: a model that predicts the next token writes one at a time")
     if G % k:
         raise ValueError(f"gen_length {G} is not a multiple of block_length {k}: the nearest is {nearest_multiple(G, k)}")
     require(steps is None or steps >= 1, "steps", steps, "at least 1")

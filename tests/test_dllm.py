@@ -23,6 +23,7 @@ CASES = [
     *[("localleap", {"cache": cache, "threshold": 0.7, "relaxed_threshold": 0.3, "radius": 2}) for cache in ("none", "prefix", "dual")],
     *[("streaming", {"cache": cache, "threshold": 0.7, "window_size": 4}) for cache in ("none", "prefix", "dual")],
     *[("d2f", {"cache": cache, "skip_threshold": 0.5, "decoded_token_threshold": 0.5}) for cache in ("none", "exact")],
+    ("ar", {"block_length": 1}),
 ]
 case = st.sampled_from(CASES)
 seeds = st.integers(0, 10_000)
@@ -188,7 +189,7 @@ def test_d2f_one_block_at_a_time_is_serial_decoding_under_the_block_mask(seed, t
     """Would catch a pipeline that opens or activates too early, and a serial schedule that recomputes what is exact."""
     piped = run(seed, "d2f", skip_threshold=tau, block_add_threshold=1.0, decoded_token_threshold=1.0)
     rule = dllm.threshold_rule(tau, strict=True)
-    cached, uncached = (run(seed, Strategy(rule, view, dllm.serial, eos="stop")) for view in dllm.EXACT_VIEWS[1:])
+    cached, uncached = (run(seed, Strategy(rule, view, dllm.serial, eos="stop")) for view in (dllm.block_causal, dllm.block_causal_uncached))
     assert same(piped, cached, uncached) and piped.rows == cached.rows and (cached.rows < uncached.rows or cached.nfe == 1)
 
 
@@ -198,6 +199,22 @@ def test_d2f_activation_is_idle_when_blocks_are_added_later_still(seed, a, b):
     act, add = sorted((a, b))
     one, two = (run(seed, "d2f", skip_threshold=0.6, block_add_threshold=add, decoded_token_threshold=t) for t in (act, 0.0))
     assert same(one, two)
+
+
+@given(seeds)
+def test_ar_is_next_token_prediction_without_a_cache(seed):
+    """Would catch logits of the wrong slot, a cache that misses a token, and a prompt that sees its own future."""
+    model, prompt = random_model(seed), random_prompt(seed, 1 + seed % 7)
+    result = run(seed, "ar", prompt, block_length=1)
+    text = list(prompt)
+    while len(text) < len(prompt) + 24 and EOS not in text:
+        Q = len(text)
+        logits = model(torch.tensor([text]), mask=torch.ones(Q, Q, dtype=torch.bool).tril())[0, -1]
+        logits[MASK] = -torch.inf
+        text.append(logits.argmax().item())
+    written = len(text) - len(prompt)
+    assert result.tokens[0].tolist() == text + [EOS] * (24 - written)
+    assert result.nfe == written and result.rows == len(prompt) + written - 1
 
 
 def test_strategies_differ_where_they_approximate():
