@@ -77,8 +77,13 @@ class Strategy:
     remasking: str = "low_confidence"
     block_length: int = 32  # where the caller names none
 
+    @property
+    def exact(self) -> bool:
+        """Whether no forward attends to a stale slot."""
+        return self.view in EXACT_VIEWS
+
     def __post_init__(self):
-        if self.schedule is not serial and self.view not in EXACT_VIEWS:
+        if self.schedule is not serial and not self.exact:
             raise ValueError("pipelined blocks need a view without stale slots: an approximate cache is refreshed block by block")
         if self.schedule is not serial and self.rule is quota:
             raise ValueError("a quota of tokens per step has no meaning for pipelined blocks, which share their steps: use a threshold")
@@ -119,6 +124,8 @@ class Step:
     candidates: Tensor  # bool: masked, and in a block that is open for its row
     commit: Tensor  # bool: written now
     x: Tensor  # int64 [B, S]: the canvas itself, which the next step writes; clone it to keep it
+    logits: Tensor  # [b, n * k, V]: what the scores were made from; whoever keeps the step keeps them
+    seconds: float  # that this forward took, with its scores and its commit, but without whoever looks at the step
 
 
 @dataclass
@@ -155,7 +162,8 @@ class Result:
 
 def generate(model: LLaDA, prompt, strategy: "str | Strategy" = DEFAULT, **settings) -> Result:
     """Decode to the end and return the canvas with its counters. Arguments and errors as for `decode`."""
-    return finish(prepare(model, prompt, strategy, settings))
+    canvas = prepare(model, prompt, strategy, settings)
+    return finish(canvas, steps(canvas))
 
 
 def decode(model: LLaDA, prompt, strategy: "str | Strategy" = DEFAULT, **settings) -> Iterator[Step]:
@@ -175,7 +183,7 @@ def steps(s: "Canvas") -> Iterator[Step]:
     """The loop that every strategy runs on."""
     rule, settings = s.strategy.rule, s.settings
     generator = torch.Generator(s.x.device).manual_seed(settings.seed)
-    nfe = 0
+    nfe, began = 0, time.perf_counter()
     for window in s.strategy.schedule(s):
         if nfe == settings.steps and rule is not quota:
             raise StepLimit(f"steps={nfe} forwards are spent, {int(s.masked().sum())} masks are left: raise steps or lower the threshold")
@@ -195,8 +203,10 @@ def steps(s: "Canvas") -> Iterator[Step]:
         candidates = s.candidates(window)  # [b, n * k]
         commit = choose(rule, scores, candidates, window)
         s.write(window, commit, scores.token)
-        yield Step(nfe, rows, s.live, window, look, scores, candidates, commit, s.x)
-        s.retire()
+        live = s.live
+        s.retire()  # reads the canvas, and so waits for the device: the time below is the whole forward's
+        yield Step(nfe, rows, live, window, look, scores, candidates, commit, s.x, logits, time.perf_counter() - began)
+        began = time.perf_counter()
 
 
 def forward(s: "Canvas", window: Window, look: Look) -> tuple[Tensor, int]:
@@ -229,16 +239,15 @@ def choose(rule: "Rule", scores: Scores, candidates: Tensor, window: Window) -> 
     return commit.view(len(window.must), -1)
 
 
-def finish(s: "Canvas") -> Result:
-    """Run the loop to its end and count."""
-    began = time.perf_counter()
+def finish(s: "Canvas", watched: Iterator[Step]) -> Result:
+    """Run the steps of this canvas to their end and count."""
     forwards = torch.zeros_like(s.opened)  # [B]
-    rows = 0
-    for step in steps(s):
-        rows += step.rows
+    rows, seconds = 0, 0.0
+    for step in watched:
+        rows, seconds = rows + step.rows, seconds + step.seconds
         forwards[step.live] += step.candidates.any(-1)
     lengths = (s.x[:, s.prompt_length :] != s.eos_id).cumprod(-1).sum(-1).tolist()  # [B]
-    return Result(s.x, lengths, step.nfe, forwards.tolist(), rows, time.perf_counter() - began, s.prompt_length)
+    return Result(s.x, lengths, step.nfe, forwards.tolist(), rows, seconds, s.prompt_length)
 
 
 class StepLimit(RuntimeError):
@@ -278,7 +287,7 @@ class Canvas:
     def check_memory(self, B: int, S: int) -> None:
         config, passes = self.model.config, B * (2 if self.settings.cfg_scale else 1)
         slots = S * 2 * config.n_layers * config.kv_heads * config.head_width * self.model.dtype.itemsize
-        logits = self.block_length * config.vocab_size * 3 * 4  # float32: logits, odds, odds * log odds
+        logits = self.block_length * config.vocab_size * 4 * 4  # float32: logits, those of the step before, odds, odds * log odds
         check_memory(f"the cache and logits of {B} rows of {S} tokens", passes * (slots + logits), self.model.device)
 
     def answers(self) -> Tensor:
@@ -332,7 +341,7 @@ def serial(s: Canvas) -> Iterator[Window]:
         s.opened.fill_(block + 1)
         start = s.prompt_length + block * s.block_length
         end, forwards = start + s.block_length, (s.settings.steps or s.settings.gen_length) // s.blocks
-        if s.strategy.view not in EXACT_VIEWS:
+        if not s.strategy.exact:
             stale = 0  # what was written since the last refresh has changed every other slot's keys and values
         while (must := s.masked()[:, block].any(-1)).any():
             yield Window(start, end, stale, s.x.shape[1] - end, forwards, must[:, None])
@@ -433,7 +442,7 @@ def block_mask(prompt_length: int, block_length: int, first: int, end: int, devi
     return block[first:, None] >= block
 
 
-EXACT_VIEWS = (full, block_causal, block_causal_uncached, causal)  # which never attend to a stale slot
+EXACT_VIEWS = (full, block_causal, block_causal_uncached, causal)
 
 # --- commit rules: which tokens to write -----------------------------------------------------------------------------------------------
 
@@ -763,6 +772,11 @@ def command_line() -> Parser:
     parser.add_argument("--json", action="store_true", help="print the counters as one line of JSON, on stderr like their plain form")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default the first there is)")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default float32 on a CPU, else bfloat16)")
+    parser.add_argument(
+        "--watch", type=float, nargs="?", const=0.1, metavar="SECONDS", help="draw the canvas as it fills, each forward for so long (default 0.1)"
+    )
+    parser.add_argument("--explain", action="store_true", help="say in words what each forward does, on stderr")
+    parser.add_argument("--trace", metavar="FILE", help="record every forward: run.jsonl to work with, run.html to look at")
     for option in options(Settings).values():
         parser.add_option(option, "" if option.default is None else f" (default {option.default})")
     takers: dict[str, list[tuple[str, Option]]] = {}
@@ -790,6 +804,21 @@ def find_model(args: argparse.Namespace) -> tuple:
         return oracle, oracle.config, lambda: oracle
     load = functools.partial(load_model, args.model, args.adapter, args.device, DTYPES.get(args.dtype))
     return load_tokenizer(args.model), load_config(args.model), load
+
+
+def watched(canvas: Canvas, tokenizer, args: argparse.Namespace, settings: dict) -> Iterator[Step]:
+    """The steps of this canvas, passing through whatever the flags ask for."""
+    stream = steps(canvas)
+    own = {option.name: settings.get(option.name, option.default) for option in options(STRATEGIES[args.strategy]).values()}
+    if args.trace:
+        from lab.trace import trace
+
+        stream = trace(stream, canvas, tokenizer, args.trace, args.strategy, own)
+    if args.explain or args.watch is not None:
+        from lab.watch import watch
+
+        stream = watch(stream, canvas, tokenizer, own, args.watch, args.explain)
+    return stream
 
 
 def read_prompt(text: str | None) -> str:
@@ -836,6 +865,11 @@ def main(arguments: list[str] | None = None) -> None:
     settings = {name: value for name, value in vars(args).items() if name in args.flags}
     try:
         _, chosen = plan(args.strategy, settings)
+        require(args.watch is None or 0 <= args.watch < 60, "watch", args.watch, "0 to 60 seconds")
+        if args.trace:
+            from lab.trace import check_path
+
+            check_path(args.trace)
         text = read_prompt(args.prompt)
         tokenizer, config, load = find_model(args)
         ids = tokenizer.encode(text) if args.raw else tokenizer.encode_chat([{"role": "user", "content": text}])
@@ -846,8 +880,8 @@ def main(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     try:
-        result = finish(canvas)
-    except (StepLimit, torch.OutOfMemoryError) as error:
+        result = finish(canvas, watched(canvas, tokenizer, args, settings))
+    except (StepLimit, torch.OutOfMemoryError, OSError) as error:
         parser.error(str(error))
     shown_prompt = tokenizer.decode(ids, skip_special_tokens=False) + "\n" if args.show_prompt else ""
     try:
