@@ -8,7 +8,7 @@ Letters: as in dllm.py.
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.cells import cell_len, chop_cells
@@ -22,7 +22,7 @@ from lab.trace import changes
 
 ORANGE, GREY, BLUE = (214, 95, 0), (135, 135, 135), (0, 135, 215)  # confidence 0, 1/2 and 1: legible on black and on white, told apart by all
 MASKED, ENDED = "\N{MIDDLE DOT}", "\N{END OF PROOF}"
-NEWLINE = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
+NEWLINE, BORDER = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}", "\N{BOX DRAWINGS LIGHT VERTICAL}"
 FAINT = Style(dim=True)
 
 
@@ -52,12 +52,12 @@ def redraw(stream: Iterator[Step], observer: "Observer", console: Console, secon
         for step in stream:
             observer.see(step)
             said += [observer.sentence()] * explain
-            live.update(observer.picture(said[-1:]), refresh=True)
+            live.update(observer.picture(*said[-1:]), refresh=True)
             time.sleep(seconds)
             yield step
     for sentence in said:
         print(sentence, file=sys.stderr)
-    console.print(observer.picture([]))
+    console.print(observer.picture())
 
 
 class Observer:
@@ -128,7 +128,7 @@ class Observer:
         return printable(self.tokenizer.decode(ids, skip_special_tokens=False).replace("\n", NEWLINE).replace("\t", " "))
 
     def style(self, slot: int) -> Style:
-        """Colour says confidence; reversed is written now, struck through is taken back now."""
+        """Colour says confidence; reversed is written now, reversed and underlined is taken back now."""
         changed = slot in (written for written, _ in self.writes)
         taken = slot in (taken for taken, _ in self.unwrites)
         if slot not in self.confidence:
@@ -136,7 +136,7 @@ class Observer:
         colour = "rgb({},{},{})".format(*shade(self.confidence[slot]))
         return Style.parse(f"{colour}{' bold reverse' * changed}{' underline reverse' * taken}")
 
-    def picture(self, below: Sequence[str]) -> "Picture":
+    def picture(self, sentence: str = "") -> "Picture":
         s, step, P = self.s, self.step, self.s.prompt_length
         written = s.settings.gen_length - self.ids.count(s.mask_id)
         counters = [
@@ -145,10 +145,11 @@ class Observer:
             f"written {written} of {s.settings.gen_length}",
             f"{self.seconds:.2f} s",
         ]
+        below = [[text + "   " for text in counters], [word + " " for word in sentence.split()]]
         cells = [(text, self.style(slot)) for slot, text in enumerate(self.texts(), start=P)]
         k = s.block_length if s.block_length > 1 else len(cells)
         blocks = [cells[i : i + k] for i in range(0, len(cells), k)]
-        return Picture(blocks, range((step.window.start - P) // k, (step.window.end - 1 - P) // k + 1), ["   ".join(counters), *below])
+        return Picture(blocks, range((step.window.start - P) // k, (step.window.end - 1 - P) // k + 1), below)
 
 
 @dataclass(frozen=True)
@@ -157,12 +158,12 @@ class Picture:
 
     blocks: list[list[tuple[str, Style]]]
     open: range  # which blocks are
-    below: list[str]
+    below: list[list[str]]  # lines of words
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """Every block with its number and a border on its left. Of what is too high, the part around the open blocks."""
         width = options.max_width
-        below = [line for text in self.below for line in fold([(word + " ", Style()) for word in text.split(" ")], width)]
+        below = [line for words in self.below if words for line in fold([(word, Style()) for word in words], width)]
         lines, first = [], 0
         for number, cells in enumerate(self.blocks):
             if number == self.open.start:
@@ -178,7 +179,8 @@ class Picture:
         margin, style = len(str(len(self.blocks))), Style(bold=True) if number in self.open else FAINT
         label = str(number + 1).rjust(margin)
         folded = fold(cells, max(width - margin - 1, 2))
-        return [Text(label if i == 0 else " " * margin, style).append("\N{BOX DRAWINGS LIGHT VERTICAL}") + line for i, line in enumerate(folded)]
+        labels = [label] + [" " * margin] * (len(folded) - 1)
+        return [Text.assemble((label + BORDER, style), line, no_wrap=True, overflow="crop") for label, line in zip(labels, folded)]
 
 
 def fold(cells: list[tuple[str, Style]], width: int) -> list[Text]:
@@ -186,7 +188,7 @@ def fold(cells: list[tuple[str, Style]], width: int) -> list[Text]:
     lines = [Text(no_wrap=True, overflow="crop")]
     for text, style in cells:
         for piece in chop_cells(text, width) if cell_len(text) > width else [text]:
-            if lines[-1].cell_len + cell_len(piece) > width:
+            if lines[-1].cell_len + cell_len(piece.rstrip()) > width:
                 lines.append(Text(no_wrap=True, overflow="crop"))
             lines[-1].append(piece, style)
     return lines

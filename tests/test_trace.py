@@ -1,0 +1,303 @@
+"""Traces: they replay to the run they recorded, survive a kill, and refuse what they cannot read or write before any work."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EOS, MASK, random_model, random_prompt
+from hypothesis import given
+from hypothesis import strategies as st
+from test_command_line import SHORT, run
+from test_dllm import LENGTHS, case, seeds
+
+import dllm
+from lab import trace as traces
+
+ROOT = Path(__file__).parent.parent
+
+
+class Letters:
+    """A tokenizer for the random models: as far as a trace is concerned, ids are texts."""
+
+    def decode(self, ids, skip_special_tokens=True):
+        return "".join(f"<{i}>" for i in ids)
+
+
+def recorded(stream, canvas, path, row=0) -> list[dict]:
+    """Drain the steps through a trace, and read it back."""
+    for _ in traces.trace(stream, canvas, Letters(), str(path), "a name", {"threshold": 0.5}, row):
+        pass
+    return traces.read(path)
+
+
+@given(seeds, case, st.sampled_from([None, "stop", "defer"]), st.sampled_from([0.0, 0.8]), st.integers(0, 1))
+def test_a_trace_replays_to_the_tokens_of_the_run(tmp_path_factory, seed, case, eos, temperature, row):
+    """Would catch a write that is missing from the record (an EOS that fills the rest), a wrong slot, and a trace that changes the run."""
+    strategy, settings = case
+    settings = LENGTHS | {"eos": eos, "temperature": temperature} | settings
+    prompts = [random_prompt(seed, 7), random_prompt(seed + 1, 4)]
+    canvas = dllm.prepare(random_model(seed), prompts, strategy, settings)
+    plain = dllm.generate(random_model(seed), prompts, strategy, **settings)
+    path = tmp_path_factory.mktemp("traces") / "run.jsonl"
+    result = dllm.finish(canvas, traces.trace(dllm.steps(canvas), canvas, Letters(), str(path), strategy, row=row))
+    records = traces.read(path)
+    assert result.tokens.equal(plain.tokens) and (result.nfe, result.rows, result.forwards) == (plain.nfe, plain.rows, plain.forwards)
+    assert list(traces.replay(records))[-1] == plain.tokens[row].tolist()
+    assert records[0]["padding"] == (3 if row else 0) and sum(map(len, (r["unwrites"] for r in records[1:]))) == 0
+    assert len(records) - 1 <= plain.nfe and records[-1]["nfe"] <= plain.nfe
+
+
+@given(seeds, case)
+def test_a_record_says_what_the_step_said(tmp_path_factory, seed, case):
+    """Would catch a record whose rows, ranges, candidates, confidences or likeliest tokens are those of another step or slot."""
+    strategy, settings = case
+    path = tmp_path_factory.mktemp("traces") / "run.jsonl"
+    canvas = dllm.prepare(random_model(seed), random_prompt(seed, 7), strategy, LENGTHS | settings)
+    told: dict[str, str] = {}
+    for step in traces.trace(dllm.steps(canvas), canvas, Letters(), str(path), strategy):
+        header, *_, record = map(json.loads, path.read_text().splitlines())
+        told |= header["tokens"] | record["tokens"]
+        queried = dllm.LLaDA.indices(canvas.model, step.look.query).tolist()
+        assert (record["nfe"], record["rows"]) == (step.nfe, step.rows) and step.rows % len(queried) == 0
+        assert [i for start, end in record["query"] for i in range(start, end)] == queried
+        assert record["window"] == [step.window.start, step.window.end]
+        assert [c[0] - step.window.start for c in record["candidates"]] == step.candidates[0].nonzero()[:, 0].tolist()
+        for slot, token, confidence, top in record["candidates"]:
+            at = slot - step.window.start
+            assert (token, confidence) == (step.scores.token[0, at].item(), pytest.approx(step.scores.confidence[0, at].item(), rel=1e-8))
+            probabilities = step.logits[0, at].softmax(-1)
+            assert [p for _, p in top] == pytest.approx(probabilities.sort(descending=True).values[: len(top)].tolist(), rel=1e-3)
+            assert all(probabilities[i].item() == pytest.approx(p, rel=1e-3) for i, p in top) and MASK not in [i for i, _ in top]
+            assert {str(i) for i, _ in top} | {str(token)} <= set(told)
+        assert {slot for slot, _ in record["writes"]} >= {c + step.window.start for c in step.commit[0].nonzero()[:, 0].tolist()}
+
+
+def take_back(canvas, seed: int):
+    """The steps of a canvas, behind each of which a token of the answer may be masked again, or changed: what no strategy does yet."""
+    generator = torch.Generator().manual_seed(seed)
+    for step in dllm.steps(canvas):
+        written = (step.x[0, canvas.prompt_length :] != MASK).nonzero()[:, 0] + canvas.prompt_length
+        slot = written[torch.randint(len(written), (), generator=generator)]
+        other = torch.randint(EOS, (), generator=generator)
+        changed = step.x.clone()
+        changed[0, slot] = MASK if step.nfe % 2 else other
+        yield dataclasses.replace(step, x=changed)
+
+
+@given(seeds)
+def test_what_is_taken_back_is_on_the_record(tmp_path_factory, seed):
+    """Would catch a writer that trusts `commit`: a later strategy takes tokens back, and the trace must still replay to the run."""
+    canvas = dllm.prepare(random_model(seed), random_prompt(seed, 7), "fast-dllm", LENGTHS | {"threshold": 0.5})
+    seen = []
+
+    def watched():
+        for step in take_back(canvas, seed):
+            seen.append(step.x[0].tolist())
+            yield step
+
+    records = recorded(watched(), canvas, tmp_path_factory.mktemp("traces") / "run.jsonl")
+    assert list(traces.replay(records)) == seen
+    assert any(token == MASK for record in records for _, token in record.get("unwrites", []))
+
+
+def test_changes_tell_a_mask_from_a_token():
+    """Would catch a token that is masked again and counts as written."""
+    assert traces.changes([1, 0, 0, 4, 5], [1, 2, 0, 0, 6], mask_id=0) == ([[1, 2]], [[3, 0], [4, 6]])
+
+
+def test_ranges_are_half_open_and_joined():
+    """Would catch an end that is off by one, and a view with a hole (Streaming-dLLM's last slot)."""
+    assert traces.ranges(slice(3, 7)) == [[3, 7]]
+    assert traces.ranges(torch.tensor([0, 1, 2, 7])) == [[0, 3], [7, 8]]
+
+
+def test_the_header_says_what_was_run(saved, capsys, tmp_path):
+    """Would catch a trace that nobody can repeat: a default that is not told, a version, a special token."""
+    path = tmp_path / "run.jsonl"
+    _, _, code = run(capsys, "--model", saved, "--prompt", "hello", "--threshold", "0.4", "--trace", path, *SHORT)
+    header, *forwards = traces.read(path)
+    assert code == 0 and header["strategy"] == {
+        "name": "fast-dllm",
+        "settings": {"cache": "prefix", "threshold": 0.4, "factor": None},
+        "exact": False,
+    }
+    assert header["settings"]["gen_length"] == 16 and header["settings"]["eos"] == "fill" and header["special"] == {"mask": 39, "eos": 38}
+    assert set(header["settings"]) == set(dllm.options(dllm.Settings)) and header["versions"]["torch"] == torch.__version__
+    assert "".join(header["tokens"][str(i)] for i in header["prompt"]) == "hello? "
+    assert len(forwards) <= 16 and all(record["ms"] > 0 for record in forwards)
+
+
+@pytest.mark.parametrize("strategy", dllm.STRATEGIES)
+def test_looking_changes_no_token_and_no_counter(saved, capsys, tmp_path, strategy):
+    """Would catch a flag that costs a forward, a draw of the generator, or a word on stdout."""
+    lengths = ["--gen-length", 16] + ["--block-length", 8] * (strategy != "ar")
+    command = ["--model", saved, "--prompt", "hello", "--strategy", strategy, "--temperature", 0.7, "--json", *lengths]
+    plain = run(capsys, *command)
+    for flags in (["--trace", tmp_path / "run.jsonl"], ["--trace", tmp_path / "run.html"], ["--explain"], ["--watch", 0]):
+        out, err, code = run(capsys, *command, *flags)
+        one, two = (json.loads(text.splitlines()[-1]) for text in (plain[1], err))
+        timed = {"seconds", "tokens_per_second", "peak_memory_mb"}
+        assert (out, code) == (plain[0], 0) and {k: one[k] for k in set(one) - timed} == {k: two[k] for k in set(two) - timed}
+
+
+def test_without_the_flags_nothing_is_loaded(saved):
+    """Would catch a command line that loads the terminal library, or the trace, for everybody."""
+    code = "import sys, dllm; dllm.main(sys.argv[1:]); print(sorted(m for m in sys.modules if m.startswith(('rich', 'lab'))))"
+    command = [sys.executable, "-c", code, "--model", saved, "--prompt", "a", *SHORT]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_the_time_of_looking_is_not_the_time_of_decoding():
+    """Would catch a tokens per second that falls because somebody watches."""
+
+    def slow(stream):
+        for step in stream:
+            time.sleep(0.05)
+            yield step
+
+    canvas = dllm.prepare(random_model(0), [1, 2, 3], "llada", LENGTHS)
+    assert dllm.finish(canvas, slow(dllm.steps(canvas))).seconds < 0.05 * 24
+
+
+def test_a_killed_run_leaves_whole_lines(saved, tmp_path):
+    """Would catch a buffer: what was decoded before a kill must be on disk, whole, and readable as a trace."""
+    path = tmp_path / "run.jsonl"
+    code = """if True:
+        import os, signal, dllm
+        from lab import trace
+        def step_and_die(stream):
+            for step in stream:
+                yield step
+                if step.nfe == 5: os.kill(os.getpid(), signal.SIGKILL)
+        steps = dllm.steps
+        dllm.steps = lambda canvas: step_and_die(steps(canvas))
+        dllm.main()"""
+    arguments = ["--model", saved, "--prompt", "hello", "--strategy", "llada", "--trace", path, *SHORT]
+    killed = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    assert path.read_bytes().endswith(b"\n") and len(traces.read(path)) == 1 + 5
+
+
+def test_a_page_appears_only_when_it_is_whole(saved, tmp_path, capsys):
+    """Would catch half a page after an interrupted run, and a temporary file that stays."""
+    canvas = dllm.prepare(random_model(0), [1, 2, 3], "llada", LENGTHS)
+    stream = traces.trace(dllm.steps(canvas), canvas, Letters(), str(tmp_path / "run.html"))
+    next(stream)
+    stream.close()
+    assert list(tmp_path.iterdir()) == []
+    assert run(capsys, "--model", saved, "--prompt", "hello", "--trace", tmp_path / "run.html", *SHORT)[2] == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["run.html"]
+
+
+@pytest.mark.parametrize(
+    "path, message",
+    [
+        ("run.txt", "expected a name that ends in .jsonl or .html"),
+        ("nowhere/run.jsonl", "there is no folder"),
+        ("folder.jsonl", "that is a folder"),
+    ],
+)
+def test_a_trace_that_cannot_be_written_is_refused_before_any_work(saved, tmp_path, capsys, monkeypatch, path, message):
+    """Would catch minutes of decoding that end in nothing, and a model that is loaded for it."""
+    (tmp_path / "folder.jsonl").mkdir()
+    monkeypatch.setattr(dllm, "load_model", None)
+    out, err, code = run(capsys, "--model", saved, "--prompt", "a", "--trace", tmp_path / path)
+    assert (out, code) == ("", 2) and err.startswith("dllm.py: --trace ") and err.count("\n") == 1 and message in err
+    assert [file.name for file in tmp_path.iterdir()] == ["folder.jsonl"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_line(saved, tmp_path, capsys):
+    """Would catch a traceback, or an answer that pretends its trace was written."""
+    (tmp_path / "run.jsonl").symlink_to("/dev/full")
+    out, err, code = run(capsys, "--model", saved, "--prompt", "a", "--trace", tmp_path / "run.jsonl", *SHORT)
+    assert (out, code) == ("", 2)
+    assert err == f"dllm.py: the trace {tmp_path / 'run.jsonl'} cannot be written: No space left on device\n"
+
+
+# --- reading, and the page ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(tmp_path) -> Path:
+    canvas = dllm.prepare(random_model(0), [1, 2, 3], "llada", LENGTHS)
+    recorded(dllm.steps(canvas), canvas, tmp_path / "run.jsonl")
+    return tmp_path / "run.jsonl"
+
+
+def make_page(capsys, *arguments) -> tuple[str, str, int]:
+    try:
+        traces.main([str(a) for a in arguments])
+        code = 0
+    except SystemExit as exit:
+        code = exit.code
+    out, err = capsys.readouterr()
+    return out, err, code
+
+
+def test_a_page_holds_its_traces_as_data(written, tmp_path, capsys):
+    """Would catch a trace that is changed on its way into the page."""
+    assert make_page(capsys, written, written, "--out", tmp_path / "page.html") == (f"{tmp_path / 'page.html'}\n", "", 0)
+    page = (tmp_path / "page.html").read_text()
+    data = page.split('id="traces">')[1].split("</script>")[0]
+    assert json.loads(data) == [traces.read(written)] * 2
+
+
+def test_text_cannot_end_the_script_element(written, tmp_path, capsys):
+    """Would catch a model's answer that becomes markup. In JSON, < stands only in strings, where \\u003c says the same."""
+    lines = written.read_text().splitlines()
+    lines[0] = lines[0].replace("<1>", "</script><script>alert(1)</script><!--")
+    written.write_text("\n".join(lines) + "\n")
+    assert make_page(capsys, written, "--out", tmp_path / "page.html")[2] == 0
+    template, page = traces.VIEWER.read_text(), (tmp_path / "page.html").read_text()
+    assert [page.count(text) for text in ("<", "</script", "<!--")] == [template.count(text) for text in ("<", "</script", "<!--")]
+
+
+def damaged(lines: list[str], number: int, **fields) -> list[str]:
+    return [*lines[:number], json.dumps(json.loads(lines[number]) | fields), *lines[number + 1 :]]
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda lines: ["hello"], "is no trace: its first line is not the header of one"),
+        (lambda lines: [""], "is no trace: its first line is not the header of one"),
+        (lambda lines: ["[" * 100_000], "is no trace: its first line is not the header of one"),
+        (lambda lines: lines[1:], "is no trace: its first line is not the header of one"),
+        (lambda lines: damaged(lines, 0, version=2), "is a trace of version 2: expected version 1"),
+        (lambda lines: damaged(lines, 0, gen_length="16"), "is damaged: line 1 is not a whole record"),
+        (lambda lines: damaged(lines, 0, tokens={"1": 2}), "is damaged: line 1 is not a whole record"),
+        (lambda lines: [*lines[:5], lines[5][:40]], "is damaged: line 6 is not a whole record"),
+        (lambda lines: [*lines[:5], "", *lines[5:]], "is damaged: line 6 is not a whole record"),
+        (lambda lines: damaged(lines, 3, writes=[[27, 1]]), "is damaged: line 4 is not a whole record"),
+        (lambda lines: damaged(lines, 3, writes=[[-1, 1]]), "is damaged: line 4 is not a whole record"),
+        (lambda lines: damaged(lines, 3, query=[[0, 28]]), "is damaged: line 4 is not a whole record"),
+        (lambda lines: damaged(lines, 3, candidates=[[5, 1, "<b>", []]]), "is damaged: line 4 is not a whole record"),
+        (lambda lines: damaged(lines, 3, ms=None), "is damaged: line 4 is not a whole record"),
+    ],
+)
+def test_what_is_no_trace_is_one_line_and_exit_code_2(written, tmp_path, capsys, damage, message):
+    """Would catch a traceback, a page that fails in the browser instead, or one that is half written."""
+    written.write_text("\n".join(damage(written.read_text().splitlines())) + "\n")
+    out, err, code = make_page(capsys, written, "--out", tmp_path / "page.html")
+    assert (out, err, code) == ("", f"lab.trace: {written} {message}\n", 2)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_wrong_files_are_one_line_and_exit_code_2(written, tmp_path, capsys):
+    """Would catch a missing file, bytes that are no text, a third trace, and a page with nowhere to go."""
+    (tmp_path / "binary").write_bytes(b"\xff\x00")
+    for arguments, message in [
+        ([tmp_path / "none", "--out", tmp_path / "p.html"], f"{tmp_path / 'none'} cannot be read: No such file or directory"),
+        ([tmp_path / "binary", "--out", tmp_path / "p.html"], f"{tmp_path / 'binary'} is no trace: it is not text"),
+        ([written] * 3 + ["--out", tmp_path / "p.html"], "3 traces: expected one, or two to compare"),
+        ([written, "--out", tmp_path / "none" / "p.html"], f"{tmp_path / 'none' / 'p.html'} cannot be written: No such file or directory"),
+    ]:
+        assert make_page(capsys, *arguments) == ("", f"lab.trace: {message}\n", 2)
