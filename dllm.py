@@ -865,7 +865,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = {name: value for name, value in vars(args).items() if name in args.flags}
     try:
         _, chosen = plan(args.strategy, settings)
-        require(args.watch is None or 0 <= args.watch < 60, "watch", args.watch, "0 to 60 seconds")
+        require(args.watch is None or 0 <= args.watch <= 60, "watch", args.watch, "0 to 60 seconds")
         if args.trace:
             from lab.trace import check_path
 

@@ -23,7 +23,7 @@ class Browser:
     def __enter__(self) -> "Browser":
         self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         (read, self.commands), (self.answers, write) = os.pipe(), os.pipe()
-        redirected = ["sh", "-c", f'exec "$@" 3<&{read} 4>&{write}', "sh"]  # Chromium's pipe: commands on 3, answers on 4
+        redirected = ["bash", "-c", f'exec "$@" 3<&{read} 4>&{write}', "bash"]  # Chromium's pipe: commands on 3, answers on 4
         self.process = subprocess.Popen(
             [*redirected, PROGRAM, *FLAGS, f"--user-data-dir={self.profile.name}", "about:blank"],
             pass_fds=(read, write),

@@ -1,0 +1,267 @@
+"""docs/viewer.html in a real browser: it shows what the trace says, as text, by keyboard, at any width, and touches only what changed."""
+
+import base64
+import hashlib
+import json
+import re
+
+import pytest
+from conftest import MASK, random_model, random_prompt
+from test_dllm import LENGTHS
+from test_trace import Letters
+
+import dllm
+from lab import browser as browsers
+from lab import trace as traces
+
+needs_browser = pytest.mark.skipif(browsers.PROGRAM is None, reason="needs a chromium binary on the PATH")
+EVIL = ["<script>alert(1)</script>", "</script>", "<!--", "<img src=x onerror=document.title='hit'>", "\x1b[2J", "\u202e", '"', "\u2028", "&lt;"]
+
+
+class Evil(Letters):
+    """A tokenizer whose words are markup and escape sequences."""
+
+    def decode(self, ids, skip_special_tokens=True):
+        return EVIL[ids[0] % len(EVIL)]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with browsers.Browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def shown(browser, tmp_path):
+    """Open a page of traces and hand back the browser."""
+
+    def show(*runs, fragment="", **how):
+        traces.write_page(str(tmp_path / "page.html"), list(runs))
+        browser.events.clear()
+        browser.open(tmp_path / "page.html", fragment, **how)
+        return browser
+
+    return show
+
+
+def a_run(tmp_path, strategy="fast-dllm", tokenizer=Letters, prompt=7, lengths=LENGTHS, **settings) -> list[dict]:
+    canvas = dllm.prepare(random_model(0, max_sequence_length=2048), random_prompt(0, prompt), strategy, lengths | settings)
+    path = tmp_path / f"{strategy}.jsonl"
+    for _ in traces.trace(dllm.steps(canvas), canvas, tokenizer(), str(path), strategy, settings):
+        pass
+    return traces.read(path)
+
+
+CELLS = """[...document.querySelectorAll('.run:nth-child(%d) .cell')].map(
+    (cell) => [cell.className.split(' '), cell.firstChild.textContent, cell.lastChild.textContent, cell.style.backgroundColor !== ''])"""
+
+
+def texts(run, canvas) -> list[str]:
+    told = {i: text for record in run for i, text in record["tokens"].items()}
+    return ["\u00b7" if i == MASK else "\u220e" if i == 38 else told[str(i)] for i in canvas]
+
+
+def complaints(browser) -> list:
+    """Exceptions, console errors and violations of the page's policy since it was opened."""
+    browser.run("new Promise((done) => setTimeout(done, 50))")
+    return [event for event in browser.events if event.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded")]
+
+
+# --- without a browser ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_allows_its_own_script_and_no_other():
+    """Would catch a changed script that the browser then refuses to run. To mend it, paste the hash that this test expects."""
+    page = traces.VIEWER.read_text(encoding="utf-8")
+    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)[1]
+    expected = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert re.search(r"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-([^']*)'", page)[1] == expected
+
+
+def test_the_page_needs_nothing_from_elsewhere():
+    """Would catch a font, a library or a picture from a server, and text that becomes markup."""
+    page = traces.VIEWER.read_text(encoding="utf-8")
+    assert page.count(traces.EMPTY) == 1
+    assert not re.search(r"https?:|src=|href=|@import|url\(|fetch\(|XMLHttp|innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", page)
+
+
+# --- what it shows -------------------------------------------------------------------------------------------------------------------------
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    "strategy, settings",
+    [("llada", {}), ("fast-dllm", {"cache": "dual", "threshold": 0.5}), ("streaming", {"window_size": 4}), ("d2f", {"skip_threshold": 0.5}), ("ar", {"block_length": 1})],
+)
+def test_the_page_shows_what_the_trace_says(shown, tmp_path, strategy, settings):
+    """Would catch a canvas, a step of writing, a highlight or a cache state that is another forward's."""
+    run = a_run(tmp_path, strategy, **settings)
+    page = shown(run)
+    canvases = [run[0]["prompt"] + [MASK] * 24, *traces.replay(run)]
+    written: dict[int, int] = {}
+    for number, canvas in enumerate(canvases):
+        cells = page.run(f"show({number}), {CELLS % 1}")
+        record = run[number] if number else None
+        written |= {slot: number for slot, _ in record["writes"]} if record else {}
+        assert [cell[1] for cell in cells] == texts(run, canvas)
+        assert [cell[2] for cell in cells] == [str(written.get(slot, "")) for slot in range(31)]
+        assert [slot for slot in range(31) if "now" in cells[slot][0]] == ([slot for slot, _ in record["writes"]] if record else [])
+        for slot, (classes, *_) in enumerate(cells):
+            inside = {name: record and any(start <= slot < end for start, end in record[name]) for name in ("query", "visible")}
+            cached = "frozen" if run[0]["strategy"]["exact"] else "stale"
+            role = "fresh" if inside["query"] else cached if inside["visible"] else "pruned"
+            assert [name for name in classes if name in ("fresh", "stale", "frozen", "pruned")] == ([role] if record else [])
+    assert complaints(page) == []
+
+
+@needs_browser
+def test_what_is_taken_back_is_a_mask_again(shown, tmp_path):
+    """Would catch a viewer in which a token, once written, stays."""
+    run = a_run(tmp_path, "llada")
+    slot, token = run[1]["writes"][0]
+    run[2]["unwrites"].append([slot, MASK])
+    run[3]["unwrites"].append([slot, token])
+    page = shown(run)
+    (text,) = texts(run, [token])
+    for forward, text, when, taken in ((1, text, "1", False), (2, "\u00b7", "", True), (3, text, "3", True), (4, text, "3", False)):
+        classes, *cell = page.run(f"show({forward}), {CELLS % 1}")[slot]
+        assert (cell[:2], "taken" in classes) == ([text, when], taken)
+
+
+@needs_browser
+def test_markup_and_escapes_in_tokens_are_text(shown, tmp_path):
+    """Would catch a model that writes itself into the page."""
+    run = a_run(tmp_path, "llada", Evil, prompt=60)  # long enough to hold them all
+    page = shown(run, fragment="#step=24&slot=9")
+    count = page.run("document.querySelectorAll('script, img').length")
+    text = page.run("document.querySelector('#runs').textContent")
+    assert count == 2 and complaints(page) == [] and not page.run("document.title").startswith("hit")
+    assert all(each in text for each in EVIL if each.isprintable()) and not re.search("[\x1b\u202e\u2028]", text)
+
+
+@needs_browser
+def test_the_likeliest_tokens_of_a_slot_are_shown_on_hover_focus_and_tap(shown, tmp_path):
+    """Would catch an inspector of another slot or forward, and one that only a mouse can reach."""
+    run = a_run(tmp_path, "llada")
+    page = shown(run, fragment="#step=3")
+    for event in ("new MouseEvent('mouseenter')", "new FocusEvent('focus')", "new MouseEvent('click')"):
+        for slot, _, confidence, top in run[3]["candidates"][:4]:
+            page.run(f"views[0].cells[{slot}].dispatchEvent({event})")
+            assert f"slot {slot}: " in page.run("$('about').textContent") and f"confidence {confidence:.3f}" in page.run("$('about').textContent")
+            assert page.run("[...$('top').children].map((line) => line.firstChild.textContent)") == [json.dumps(f"<{i}>") for i, _ in top]
+
+
+@needs_browser
+def test_it_works_by_keyboard(shown, tmp_path):
+    """Would catch a page for the mouse alone: every control and every token is reached, and focus can be seen."""
+    run = a_run(tmp_path, "llada")
+    page = shown(run)
+    position = lambda: page.run("$('position').textContent")  # noqa: E731
+    for keys, expected in ((["ArrowRight"] * 3, 3), (["ArrowLeft"], 2), (["End"], 24), (["ArrowRight"], 24), (["Home"], 0), (["ArrowLeft"], 0)):
+        page.press(*keys)
+        assert position() == f"{expected} of 24"
+    page.press(" ")
+    assert page.run("$('play').textContent") == "Pause"
+    page.press(" ")
+    assert page.run("$('play').textContent") == "Play"
+    page.run("show(3)")
+    reached = []
+    while (reached or [""])[-1] != "cell" and len(reached) < 12:
+        page.press("Tab")
+        reached.append(page.run("document.activeElement.id || 'cell'"))
+        assert page.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert reached == ["play", "speed", "step", "what-if", "cell"]
+    assert "slot 7:" in page.run("$('about').textContent")
+    page.press("ArrowDown", "ArrowDown", "ArrowUp")
+    assert "slot 8:" in page.run("$('about').textContent") and position() == "3 of 24"
+
+
+@needs_browser
+def test_two_runs_stand_side_by_side_and_their_first_difference_is_found(shown, tmp_path):
+    """Would catch a jump to the wrong forward, and one run whose end stops the other."""
+    one, two = a_run(tmp_path, "llada"), a_run(tmp_path, "llada", steps=12)
+    same = a_run(tmp_path, "llada")
+    same[5]["writes"][0][1] = 3
+    page = shown(one, same)
+    page.run("$('difference').click()")
+    assert page.run("$('position').textContent") == "5 of 24"
+    assert [slot for slot, cell in enumerate(page.run(CELLS % 2)) if "differs" in cell[0]] == [same[5]["writes"][0][0]]
+    page = shown(one, two, fragment="#step=24")
+    assert [[cell[1] for cell in page.run(CELLS % n)] for n in (1, 2)] == [texts(run, list(traces.replay(run))[-1]) for run in (one, two)]
+    assert page.run("$('difference').textContent") == "First difference: 1"
+    assert shown(one, one).run("$('difference').disabled && $('difference').textContent") == "No difference"
+
+
+@needs_browser
+def test_another_threshold_marks_what_this_forward_would_change(shown, tmp_path):
+    """Would catch marks that are not what the rule would do, and a label that promises a decode."""
+    run = a_run(tmp_path, "fast-dllm", cache="none", threshold=0.5)
+    for threshold in (0.3, 0.5, 0.7, 1):
+        page = shown(run, fragment=f"#step=2&threshold={threshold}")
+        candidates, now = run[2]["candidates"], {slot for slot, _ in run[2]["writes"]}
+        would = {slot for slot, _, c, _ in candidates if c >= threshold} or {max(candidates, key=lambda c: c[2])[0]}
+        cells = page.run(CELLS % 1)
+        assert {slot for slot, cell in enumerate(cells) if "more" in cell[0] and cell[2] == "+"} == would - now
+        assert {slot for slot, cell in enumerate(cells) if "less" in cell[0] and cell[2] == "\u2212"} == now - would
+        assert "the model is not run again" in page.run("$('effect').textContent")
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [320, 400, 1200])
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_fits_the_window_and_follows_the_colour_scheme(shown, tmp_path, width, dark):
+    """Would catch a page that scrolls sideways on a phone, and dark text on a dark page."""
+    run = a_run(tmp_path, "llada")
+    run[0]["tokens"]["3"] = "supercalifragilistic" * 5
+    page = shown(run, run, fragment="#step=20", width=width, dark=dark)
+    assert page.run("document.documentElement.scrollWidth") == width
+    ink, paper = (sum(map(int, re.findall(r"\d+", page.run(f"getComputedStyle(document.body).{name}"))[:3])) for name in ("color", "backgroundColor"))
+    assert (ink > paper + 400) if dark else (paper > ink + 400)
+
+
+@needs_browser
+def test_a_canvas_of_1024_tokens_does_not_lag(shown, tmp_path):
+    """Would catch a page that is drawn anew at every step: one that writes a token changes only that token's cell."""
+    run = a_run(tmp_path, "llada", prompt=64, lengths={"gen_length": 960, "block_length": 960}, steps=192)
+    page = shown(run, run)
+    assert page.run("document.querySelectorAll('.run:first-child .cell').length") == 1024
+    took = page.run("(() => { const began = performance.now(); for (let i = 1; i <= 100; i++) show(i); return performance.now() - began })()") / 100
+    assert took < 150  # ms a step, for two canvases, on a busy machine; about 10 on an idle one
+    quiet = json.loads(json.dumps(run))
+    for record in quiet[1:]:  # the same proposals in every forward: all that changes is what is written
+        record["candidates"] = quiet[1]["candidates"]
+    page = shown(quiet)
+    page.run("show(50); changed = new Set(); new MutationObserver((all) => all.forEach((m) => changed.add(m.target.closest?.('.cell')))).observe($('runs'), {subtree: true, attributes: true})")
+    page.run("new Promise((done) => { show(51); setTimeout(done, 50) })")
+    assert page.run("changed.size") <= len(run[50]["writes"]) + len(run[51]["writes"])
+
+
+# --- files ---------------------------------------------------------------------------------------------------------------------------------
+
+
+@needs_browser
+def test_alone_it_says_how_to_make_a_trace_and_opens_files(browser, tmp_path):
+    """Would catch an empty page, a picker that takes nothing, and silence about a file that is no trace."""
+    run = a_run(tmp_path, "llada")
+    (tmp_path / "no.jsonl").write_text("<b>hello</b>\n")
+    whole = (tmp_path / "llada.jsonl").read_text()
+    (tmp_path / "wild.jsonl").write_text(whole.replace('"writes":[[', '"writes":[[999,1],[', 1))
+    browser.open(traces.VIEWER)
+    assert "--trace one.jsonl" in browser.run("document.body.innerText") and browser.run("$('controls').hidden")
+
+    def choose(*names):
+        picker = browser.call("Runtime.evaluate", expression="$('files')")["result"]["objectId"]
+        browser.call("DOM.setFileInputFiles", files=[str(tmp_path / name) for name in names], objectId=picker)
+        browser.run("new Promise((done) => setTimeout(done, 200))")
+
+    for name in ("no.jsonl", "wild.jsonl"):
+        choose(name)
+        assert browser.run("$('problem').textContent").startswith(f"{name} is no trace, or a damaged one: ")
+        assert browser.run("$('controls').hidden")
+    choose("llada.jsonl")
+    assert browser.run("$('problem').hidden") and not browser.run("$('controls').hidden")
+    assert [cell[1] for cell in browser.run(f"show(24), {CELLS % 1}")] == texts(run, list(traces.replay(run))[-1])
+    drop = "dispatchEvent(Object.assign(new Event('drop'), {dataTransfer: {files: [0, 1].map((i) => new File([%s], `run${i}`))}}))"
+    browser.run(drop % json.dumps(whole))
+    browser.run("new Promise((done) => setTimeout(done, 200))")
+    assert browser.run("views.length") == 2
