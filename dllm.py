@@ -239,11 +239,11 @@ def choose(rule: "Rule", scores: Scores, candidates: Tensor, window: Window) -> 
     return commit.view(len(window.must), -1)
 
 
-def finish(s: "Canvas", watched: Iterator[Step]) -> Result:
+def finish(s: "Canvas", stream: Iterator[Step]) -> Result:
     """Run the steps of this canvas to their end and count."""
     forwards = torch.zeros_like(s.opened)  # [B]
     rows, seconds = 0, 0.0
-    for step in watched:
+    for step in stream:
         rows, seconds = rows + step.rows, seconds + step.seconds
         forwards[step.live] += step.candidates.any(-1)
     lengths = (s.x[:, s.prompt_length :] != s.eos_id).cumprod(-1).sum(-1).tolist()  # [B]
@@ -772,9 +772,7 @@ def command_line() -> Parser:
     parser.add_argument("--json", action="store_true", help="print the counters as one line of JSON, on stderr like their plain form")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default the first there is)")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default float32 on a CPU, else bfloat16)")
-    parser.add_argument(
-        "--watch", type=float, nargs="?", const=0.1, metavar="SECONDS", help="draw the canvas as it fills, each forward for so long (default 0.1)"
-    )
+    parser.add_argument("--watch", type=float, nargs="?", const=0.1, metavar="SECONDS", help="draw each forward, for so long (default 0.1)")
     parser.add_argument("--explain", action="store_true", help="say in words what each forward does, on stderr")
     parser.add_argument("--trace", metavar="FILE", help="record every forward: run.jsonl to work with, run.html to look at")
     for option in options(Settings).values():
@@ -804,21 +802,6 @@ def find_model(args: argparse.Namespace) -> tuple:
         return oracle, oracle.config, lambda: oracle
     load = functools.partial(load_model, args.model, args.adapter, args.device, DTYPES.get(args.dtype))
     return load_tokenizer(args.model), load_config(args.model), load
-
-
-def watched(canvas: Canvas, tokenizer, args: argparse.Namespace, settings: dict) -> Iterator[Step]:
-    """The steps of this canvas, passing through whatever the flags ask for."""
-    stream = steps(canvas)
-    own = {option.name: settings.get(option.name, option.default) for option in options(STRATEGIES[args.strategy]).values()}
-    if args.trace:
-        from lab.trace import trace
-
-        stream = trace(stream, canvas, tokenizer, args.trace, args.strategy, own)
-    if args.explain or args.watch is not None:
-        from lab.watch import watch
-
-        stream = watch(stream, canvas, tokenizer, own, args.watch, args.explain)
-    return stream
 
 
 def read_prompt(text: str | None) -> str:
@@ -865,11 +848,10 @@ def main(arguments: list[str] | None = None) -> None:
     settings = {name: value for name, value in vars(args).items() if name in args.flags}
     try:
         _, chosen = plan(args.strategy, settings)
-        require(args.watch is None or 0 <= args.watch <= 60, "watch", args.watch, "0 to 60 seconds")
-        if args.trace:
-            from lab.trace import check_path
+        if observed := args.explain or args.watch is not None or args.trace is not None:
+            from lab.observe import check_flags, observe
 
-            check_path(args.trace)
+            check_flags(args)
         text = read_prompt(args.prompt)
         tokenizer, config, load = find_model(args)
         ids = tokenizer.encode(text) if args.raw else tokenizer.encode_chat([{"role": "user", "content": text}])
@@ -880,7 +862,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     try:
-        result = finish(canvas, watched(canvas, tokenizer, args, settings))
+        result = finish(canvas, observe(steps(canvas), canvas, tokenizer, args) if observed else steps(canvas))
     except (StepLimit, torch.OutOfMemoryError, OSError) as error:
         parser.error(str(error))
     shown_prompt = tokenizer.decode(ids, skip_special_tokens=False) + "\n" if args.show_prompt else ""

@@ -29,7 +29,9 @@ EMPTY = '<script type="application/json" id="traces">[]</script>'  # where the v
 # --- writing ---------------------------------------------------------------------------------------------------------------------------
 
 
-def trace(stream: Iterator[Step], s: Canvas, tokenizer, path: str, strategy: str = "", own: dict | None = None, row: int = 0) -> Iterator[Step]:
+def trace(
+    stream: Iterator[Step], s: Canvas, tokenizer, path: str, strategy: str = "", own: dict | None = None, row: int = 0
+) -> Iterator[Step]:
     """Pass on the steps of canvas `s` and record what they do to one row of the batch, in a file whose suffix says how.
 
     .jsonl is written as it goes, a record a line: of a run that is killed whole lines are left. .html is written when the run is done.

@@ -20,7 +20,11 @@ from rich.text import Text
 from dllm import Canvas, Step, printable
 from lab.trace import changes
 
-ORANGE, GREY, BLUE = (214, 95, 0), (135, 135, 135), (0, 135, 215)  # confidence 0, 1/2 and 1: legible on black and on white, told apart by all
+ORANGE, GREY, BLUE = (
+    (214, 95, 0),
+    (135, 135, 135),
+    (0, 135, 215),
+)  # confidence 0, 1/2 and 1: legible on black and on white, told apart by all
 MASKED, ENDED = "\N{MIDDLE DOT}", "\N{END OF PROOF}"
 NEWLINE, BORDER = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}", "\N{BOX DRAWINGS LIGHT VERTICAL}"
 FAINT = Style(dim=True)

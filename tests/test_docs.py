@@ -2,13 +2,14 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 import dllm
-from lab import bench
+from lab import bench, browser, gallery, trace
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -81,6 +82,7 @@ def test_there_are_commands_to_run():
 @pytest.mark.parametrize("page, command", COMMANDS, ids=lambda value: value[:60])
 def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_path):
     """Would catch a flag that was renamed. Set-up is left to CI, and what needs 8B weights runs with the embedded model."""
+    monkeypatch.chdir(tmp_path)  # where a command may leave its files
     text, _, command = command.rpartition(" | ")
     words = shlex.split(command.rpartition(" && ")[2])
     if words[1:3] == ["-m", "pytest"]:
@@ -98,6 +100,16 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
         small = {"forward": ["--d-model", "64", "--n-layers", "1", "--vocab-size", "100", "--rounds", "1"], "oracle": ["--limit", "20"]}
         small["compare"] = ["--limit", "1", "--gen-length", "32", "--task", "add"]
         bench.main(words[3:] + small[words[3]])
+    elif words[1:3] == ["-m", "lab.trace"]:
+        for name in words[3:-2]:
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / "docs" / "gallery" / "llada.jsonl", name)
+        trace.main(words[3:])
+    elif words[1:3] == ["-m", "lab.gallery"]:
+        if browser.PROGRAM is None:
+            pytest.skip("needs a chromium binary on the PATH")
+        monkeypatch.setattr(gallery, "FOLDER", tmp_path / "gallery")
+        gallery.main()
     else:
         assert words[1:3] == ["-m", "lab.train"], command  # which tests/test_train.py runs
         return

@@ -15,7 +15,17 @@ from lab import browser as browsers
 from lab import trace as traces
 
 needs_browser = pytest.mark.skipif(browsers.PROGRAM is None, reason="needs a chromium binary on the PATH")
-EVIL = ["<script>alert(1)</script>", "</script>", "<!--", "<img src=x onerror=document.title='hit'>", "\x1b[2J", "\u202e", '"', "\u2028", "&lt;"]
+EVIL = [
+    "<script>alert(1)</script>",
+    "</script>",
+    "<!--",
+    "<img src=x onerror=document.title='hit'>",
+    "\x1b[2J",
+    "\u202e",
+    '"',
+    "\u2028",
+    "&lt;",
+]
 
 
 class Evil(Letters):
@@ -82,7 +92,9 @@ def test_the_page_needs_nothing_from_elsewhere():
     """Would catch a font, a library or a picture from a server, and text that becomes markup."""
     page = traces.VIEWER.read_text(encoding="utf-8")
     assert page.count(traces.EMPTY) == 1
-    assert not re.search(r"https?:|src=|href=|@import|url\(|fetch\(|XMLHttp|innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", page)
+    assert not re.search(
+        r"https?:|src=|href=|@import|url\(|fetch\(|XMLHttp|innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", page
+    )
 
 
 # --- what it shows -------------------------------------------------------------------------------------------------------------------------
@@ -91,7 +103,13 @@ def test_the_page_needs_nothing_from_elsewhere():
 @needs_browser
 @pytest.mark.parametrize(
     "strategy, settings",
-    [("llada", {}), ("fast-dllm", {"cache": "dual", "threshold": 0.5}), ("streaming", {"window_size": 4}), ("d2f", {"skip_threshold": 0.5}), ("ar", {"block_length": 1})],
+    [
+        ("llada", {}),
+        ("fast-dllm", {"cache": "dual", "threshold": 0.5}),
+        ("streaming", {"window_size": 4}),
+        ("d2f", {"skip_threshold": 0.5}),
+        ("ar", {"block_length": 1}),
+    ],
 )
 def test_the_page_shows_what_the_trace_says(shown, tmp_path, strategy, settings):
     """Would catch a canvas, a step of writing, a highlight or a cache state that is another forward's."""
@@ -147,7 +165,9 @@ def test_the_likeliest_tokens_of_a_slot_are_shown_on_hover_focus_and_tap(shown, 
     for event in ("new MouseEvent('mouseenter')", "new FocusEvent('focus')", "new MouseEvent('click')"):
         for slot, _, confidence, top in run[3]["candidates"][:4]:
             page.run(f"views[0].cells[{slot}].dispatchEvent({event})")
-            assert f"slot {slot}: " in page.run("$('about').textContent") and f"confidence {confidence:.3f}" in page.run("$('about').textContent")
+            assert f"slot {slot}: " in page.run("$('about').textContent") and f"confidence {confidence:.3f}" in page.run(
+                "$('about').textContent"
+            )
             assert page.run("[...$('top').children].map((line) => line.firstChild.textContent)") == [json.dumps(f"<{i}>") for i, _ in top]
 
 
@@ -157,7 +177,14 @@ def test_it_works_by_keyboard(shown, tmp_path):
     run = a_run(tmp_path, "llada")
     page = shown(run)
     position = lambda: page.run("$('position').textContent")  # noqa: E731
-    for keys, expected in ((["ArrowRight"] * 3, 3), (["ArrowLeft"], 2), (["End"], 24), (["ArrowRight"], 24), (["Home"], 0), (["ArrowLeft"], 0)):
+    for keys, expected in (
+        (["ArrowRight"] * 3, 3),
+        (["ArrowLeft"], 2),
+        (["End"], 24),
+        (["ArrowRight"], 24),
+        (["Home"], 0),
+        (["ArrowLeft"], 0),
+    ):
         page.press(*keys)
         assert position() == f"{expected} of 24"
     page.press(" ")
@@ -215,7 +242,9 @@ def test_it_fits_the_window_and_follows_the_colour_scheme(shown, tmp_path, width
     run[0]["tokens"]["3"] = "supercalifragilistic" * 5
     page = shown(run, run, fragment="#step=20", width=width, dark=dark)
     assert page.run("document.documentElement.scrollWidth") == width
-    ink, paper = (sum(map(int, re.findall(r"\d+", page.run(f"getComputedStyle(document.body).{name}"))[:3])) for name in ("color", "backgroundColor"))
+    ink, paper = (
+        sum(map(int, re.findall(r"\d+", page.run(f"getComputedStyle(document.body).{name}"))[:3])) for name in ("color", "backgroundColor")
+    )
     assert (ink > paper + 400) if dark else (paper > ink + 400)
 
 
@@ -225,13 +254,18 @@ def test_a_canvas_of_1024_tokens_does_not_lag(shown, tmp_path):
     run = a_run(tmp_path, "llada", prompt=64, lengths={"gen_length": 960, "block_length": 960}, steps=192)
     page = shown(run, run)
     assert page.run("document.querySelectorAll('.run:first-child .cell').length") == 1024
-    took = page.run("(() => { const began = performance.now(); for (let i = 1; i <= 100; i++) show(i); return performance.now() - began })()") / 100
+    took = (
+        page.run("(() => { const began = performance.now(); for (let i = 1; i <= 100; i++) show(i); return performance.now() - began })()")
+        / 100
+    )
     assert took < 150  # ms a step, for two canvases, on a busy machine; about 10 on an idle one
     quiet = json.loads(json.dumps(run))
     for record in quiet[1:]:  # the same proposals in every forward: all that changes is what is written
         record["candidates"] = quiet[1]["candidates"]
     page = shown(quiet)
-    page.run("show(50); changed = new Set(); new MutationObserver((all) => all.forEach((m) => changed.add(m.target.closest?.('.cell')))).observe($('runs'), {subtree: true, attributes: true})")
+    page.run(
+        "show(50); changed = new Set(); new MutationObserver((all) => all.forEach((m) => changed.add(m.target.closest?.('.cell')))).observe($('runs'), {subtree: true, attributes: true})"
+    )
     page.run("new Promise((done) => { show(51); setTimeout(done, 50) })")
     assert page.run("changed.size") <= len(run[50]["writes"]) + len(run[51]["writes"])
 

@@ -170,7 +170,9 @@ def test_tokens_taken_back_and_an_early_end_are_told():
         pass
     observer.writes, observer.unwrites = [[9, 1], [20, 38], [21, 38]], [[8, 39]]
     observer.proposed = {9: 0.5}
-    assert observer.sentence().startswith("step 24: 1 masked, committed 1 (0.50), ended and filled 2 with EOS, took back 1; block 3, rows 31 of 31")
+    assert observer.sentence().startswith(
+        "step 24: 1 masked, committed 1 (0.50), ended and filled 2 with EOS, took back 1; block 3, rows 31 of 31"
+    )
 
 
 # --- a real terminal, and none -----------------------------------------------------------------------------------------------------------
@@ -186,7 +188,9 @@ class Terminal:
     def __init__(self, saved, *flags, columns=80, **environment):
         self.ours, theirs = pty.openpty()
         resize(theirs, columns)
-        environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")} | {"TERM": "xterm-256color"} | environment
+        environment = (
+            {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")} | {"TERM": "xterm-256color"} | environment
+        )
         command = [sys.executable, ROOT / "dllm.py", "--model", saved, "--prompt", "hello", "--strategy", "llada", *SHORT, *flags]
         self.process = subprocess.Popen(
             [*map(str, command)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, env=environment, text=True
@@ -280,7 +284,9 @@ def test_a_pipe_gets_plain_lines(saved, capsys):
     out, err, code = run(capsys, "--model", saved, "--prompt", "hello", "--strategy", "llada", "--watch", *SHORT)
     lines = err.splitlines()
     assert code == 0 and "\x1b" not in err and len(lines) == 17
-    assert [int(line[:4]) for line in lines[:16]] == list(range(1, 17)) and lines[15][6:].replace(watch.ENDED, "").startswith(out.rstrip("\n"))
+    assert [int(line[:4]) for line in lines[:16]] == list(range(1, 17)) and lines[15][6:].replace(watch.ENDED, "").startswith(
+        out.rstrip("\n")
+    )
 
 
 @pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "61"])
