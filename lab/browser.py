@@ -7,6 +7,7 @@ import base64
 import itertools
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update
     --disable-sync --hide-scrollbars --remote-debugging-pipe""".split()
+PATIENCE = 60  # seconds to wait for any one answer
 
 
 class Browser:
@@ -32,11 +34,18 @@ class Browser:
         )
         os.close(read), os.close(write)
         self.numbers, self.unread, self.session, self.events = itertools.count(1), b"", None, []
+        try:
+            self.attach()
+        except (OSError, RuntimeError) as error:
+            self.__exit__()
+            raise RuntimeError(f"{PROGRAM} does not start: {error}") from None
+        return self
+
+    def attach(self) -> None:
         target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
         self.session = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        return self
 
     def __exit__(self, *_) -> None:
         self.process.kill()
@@ -57,9 +66,11 @@ class Browser:
 
     def receive(self) -> dict:
         while b"\0" not in self.unread:
+            if not select.select([self.answers], [], [], PATIENCE)[0]:
+                raise RuntimeError(f"no answer in {PATIENCE} seconds")
             chunk = os.read(self.answers, 2**16)
             if not chunk:
-                raise RuntimeError("Chromium has ended")
+                raise RuntimeError("it has ended")
             self.unread += chunk
         message, _, self.unread = self.unread.partition(b"\0")
         return json.loads(message)

@@ -197,6 +197,7 @@ def parsed(line: str) -> dict:
 
 
 def whole_header(record: dict) -> bool:
+    """Whether a header has every field that the viewer and `replay` read, and sound ones."""
     try:
         lengths = [record[name] for name in ("prompt_length", "gen_length", "block_length")]
         texts = [*record["tokens"].values(), record["strategy"]["name"]]
@@ -205,7 +206,7 @@ def whole_header(record: dict) -> bool:
         return (
             all(type(n) is int and n >= 0 for n in lengths + ids)
             and len(record["prompt"]) == lengths[0]
-            and lengths[1] > 0 < lengths[2]
+            and min(lengths[1:]) >= 1
             and all(type(text) is str for text in texts)
             and all(type(each) is dict for each in objects)
         )
@@ -214,6 +215,7 @@ def whole_header(record: dict) -> bool:
 
 
 def whole_forward(record: dict, header: dict) -> bool:
+    """The same of the record of a forward: no slot or range of it lies beyond the canvas."""
     S = header["prompt_length"] + header["gen_length"]
     try:
         spans = [record["window"], *record["query"], *record["visible"]]
@@ -224,7 +226,8 @@ def whole_forward(record: dict, header: dict) -> bool:
             and all(type(slot) is type(token) is int and 0 <= slot < S and token >= 0 for slot, token in cells)
             and all(type(i) is int and 0 <= p <= 1 for i, p in top)
             and all(type(text) is str and int(i) >= 0 for i, text in record["tokens"].items())
-            and record["nfe"] >= 1 <= record["rows"]
+            and record["nfe"] >= 1
+            and record["rows"] >= 1
             and record["ms"] >= 0
         )
     except (KeyError, TypeError, ValueError, AttributeError):

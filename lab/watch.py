@@ -76,6 +76,7 @@ class Observer:
         self.rows, self.seconds = 0, 0.0
 
     def see(self, step: Step) -> None:
+        """Take in the next step; of one that no longer concerns the first row, only the counters."""
         before, self.ids = self.ids, step.x[0].tolist()
         self.step = step
         self.rows, self.seconds = self.rows + step.rows, self.seconds + step.seconds
@@ -93,7 +94,8 @@ class Observer:
         committed = sorted(self.proposed[slot] for slot, _ in self.writes if slot in self.proposed)
         parts = [f"step {step.nfe}: {self.passing()}", f"committed {len(committed)}"]
         if committed:
-            parts[-1] += f" ({' to '.join(dict.fromkeys(f'{c:.2f}' for c in (committed[0], committed[-1])))})"
+            low, high = f"{committed[0]:.2f}", f"{committed[-1]:.2f}"
+            parts[-1] += f" ({low})" if low == high else f" ({low} to {high})"
         if filled := len(self.writes) - len(committed):
             parts.append(f"ended and filled {filled} with EOS")
         if self.unwrites:
@@ -119,9 +121,9 @@ class Observer:
         ids, found = self.ids[self.s.prompt_length :], []
         while len(found) < len(ids):
             at = len(found)
-            spelled = [self.text(ids[at : at + length]) for length in (1, 2, 3, 4)]
-            length = next((n for n, text in enumerate(spelled) if "\ufffd" not in text), 0)
-            found += [spelled[length]] + [""] * length
+            spelled = ((self.text(ids[at : at + n]), n) for n in (1, 2, 3, 4))
+            text, n = next((pair for pair in spelled if "\ufffd" not in pair[0]), (self.text(ids[at : at + 1]), 1))
+            found += [text] + [""] * (n - 1)
         return found
 
     def text(self, ids: list[int]) -> str:
