@@ -2,24 +2,24 @@
 
     schedule  which blocks are open now              serial | pipeline
     view      which positions one forward recomputes, and which cache slots they see     (query, visible, mask)
-    rule      which of the scored tokens to commit   quota | threshold | factor | local_leap | adaptive
+    rule      which of the scored tokens to commit   quota | threshold | factor | local_leap | adaptive | hierarchy | Saber | ...
 
 The canvas is the prompt followed by `gen_length` masks. Left out on purpose: the network (model.py), scores from logits (kernels.py), files
 (load_weights.py), Dream's shifted logits, likelihood evaluation.
 
-Papers: LLaDA (arXiv 2502.09992), Fast-dLLM (2505.22618), LocalLeap (2510.07081), Streaming-dLLM (2601.17917), D2F (2508.09192).
+Papers: LLaDA (arXiv 2502.09992), Fast-dLLM (2505.22618), LocalLeap (2510.07081), Streaming-dLLM (2601.17917), D2F (2508.09192), and those that
+the builders at the end name.
 
 Letters: B batch, b its unfinished rows, S canvas, P prompt, k block length, n blocks in the window (or on the canvas), Q positions computed
 in one forward, V vocabulary.
 """
 
-import argparse
+import copy
 import functools
 import inspect
 import json
-import os
 import re
-import sys
+import runpy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,10 +33,9 @@ from torch import Tensor
 
 import kernels
 from kernels import Scores
-from load_weights import DTYPES, check_memory, load_config, load_model, load_tokenizer
+from load_weights import check_memory
 from model import Cache, Config, LLaDA, Slots
 
-EMBEDDED = Path(__file__).parent / "weights" / "tiny"
 DEFAULT = "fast-dllm"  # the strategy where none is named
 
 # --- what a caller sets, and what comes back -------------------------------------------------------------------------------------------
@@ -74,8 +73,10 @@ class Strategy:
     view: "View"
     schedule: "Schedule"
     eos: str = "fill"
-    remasking: str = "low_confidence"
-    block_length: int = 32  # where the caller names none
+    remasking: str = "low_confidence"  # the order of ORDERS
+    adjust: "Adjust | None" = None
+    ahead: "Ahead | None" = None
+    block_length: int | None = 32  # where the caller names none; None for gen_length
 
     @property
     def exact(self) -> bool:
@@ -85,6 +86,10 @@ class Strategy:
     def __post_init__(self):
         if self.schedule is not serial and not self.exact:
             raise ValueError("pipelined blocks need a view without stale slots: an approximate cache is refreshed block by block")
+        if self.ahead and (self.schedule is not serial or hasattr(self.view, "delayed")):
+            raise ValueError("drafts need one block at a time, and a cache whose slots inside the block are computed anew in every forward")
+        if hasattr(self.view, "delayed") and hasattr(self.rule, "revises"):
+            raise ValueError("a rule that changes written tokens contradicts a cache that keeps what was computed for them")
         if self.schedule is not serial and self.rule is quota:
             raise ValueError("a quota of tokens per step has no meaning for pipelined blocks, which share their steps: use a threshold")
 
@@ -95,10 +100,12 @@ class Window:
 
     start: int
     end: int
-    stale: int  # the first slot whose cached keys and values are out of date; 0 at the start of a block that refreshes all
+    age: int  # forwards since the block was entered: 0 in its first, in which approximate caches are refreshed
+    stale: int  # the first slot whose token was not final when its keys and values were last computed
     suffix: int  # slots of the canvas behind `end`
     forwards: int | None  # that a quota has left for this block, this one included; None where blocks share their forwards
     must: Tensor  # bool [b, n]: blocks in which a forward commits at least one token
+    live: Tensor  # int64 [b]: the unfinished rows of the batch
 
 
 class Look(NamedTuple):
@@ -109,6 +116,7 @@ class Look(NamedTuple):
     visible: Slots | None  # cache slots they attend to; None: they attend to each other, and nothing is cached
     mask: Tensor | None = None  # bool [Q, K]: which query sees which slot; None: every one
     shift: int = 0  # the logits of a slot are about the token so many places after it
+    own: Tensor | None = None  # bool [b, Q]: which rows recompute which of the positions; None: each row all
 
 
 @dataclass(frozen=True)
@@ -117,12 +125,13 @@ class Step:
 
     nfe: int  # forwards so far, this one included
     rows: int  # token-forwards of this one: positions computed, times the rows of the batch
-    live: Tensor  # int64 [b]: the rows of the batch that were unfinished
+    ran: Tensor  # bool [b]: for which rows; none if the logits of every row's canvas were known ahead, and no forward was run
     window: Window
     look: Look
     scores: Scores  # each [b, n * k]
     candidates: Tensor  # bool: masked, and in a block that is open for its row
     commit: Tensor  # bool: written now
+    token: Tensor  # int64: with what; the mask where a rule takes a token back
     x: Tensor  # int64 [B, S]: the canvas itself, which the next step writes; clone it to keep it
     logits: Tensor  # [b, n * k, V]: what the scores were made from; whoever keeps the step keeps them
     seconds: float  # that this forward took, with its scores and its commit, but without whoever looks at the step
@@ -133,6 +142,7 @@ class Result:
     """A finished decode. Padding of shorter prompts stands on the left of `tokens`."""
 
     tokens: Tensor  # int64 [B, S]
+    written: Tensor  # int64 [B, S]: the forward that wrote each token; 0 for what was given, and for an EOS that eos="stop" filled in
     lengths: list[int]  # tokens of each answer before its first EOS, the prompt not counted
     nfe: int  # forwards that were run
     forwards: list[int]  # forwards that could commit something in each row; alone, a row's nfe
@@ -154,7 +164,25 @@ class Result:
             "tokens_per_forward": round(tokens / self.nfe, 2),
             "seconds": round(self.seconds, 3),
             "tokens_per_second": round(tokens / self.seconds, 1),
+            "ar_ness": [round(share, 2) for share in self.ar_ness()],
         }
+
+    def ar_ness(self, k: int = 1) -> tuple[float, float]:
+        """How far the answers were written from left to right, 1 for entirely: (local, global), means over the rows (DiffuCoder, arXiv 2506.20639).
+
+        local: share of the tokens, after the first k, that stand right behind the k tokens written before them
+        global: share of the tokens that were among the k leftmost masks when they were written
+        Tokens that were written in one forward count from left to right.
+        """
+        shares = []
+        for row, length in enumerate(self.lengths):
+            order = self.written[row, self.prompt_length :][:length].argsort(
+                stable=True
+            )  # int64 [length]: the positions as they were written
+            steps = (order.unfold(0, k + 1, 1).diff() == 1).all(-1) if length > k else torch.ones(1)
+            left = (order < order[:, None]).triu(1).sum(-1)  # masks to the left of each when it was written
+            shares.append((steps.float().mean().item(), (left < k).float().mean().item() if length else 1.0))
+        return tuple(sum(column) / len(shares) for column in zip(*shares))
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------------------------
@@ -167,7 +195,7 @@ def generate(model: LLaDA, prompt, strategy: "str | Strategy" = DEFAULT, **setti
 
 
 def decode(model: LLaDA, prompt, strategy: "str | Strategy" = DEFAULT, **settings) -> Iterator[Step]:
-    """Check everything, then return an iterator that yields once per forward.
+    """Check everything, then return an iterator that yields once per forward, and once per canvas whose logits were known ahead.
 
     prompt    int64 [B, P], or a list of token ids, or a list of such lists of any lengths (they are padded on the left)
     strategy  a name in STRATEGIES, or a Strategy
@@ -181,62 +209,79 @@ def decode(model: LLaDA, prompt, strategy: "str | Strategy" = DEFAULT, **setting
 @torch.inference_mode()
 def steps(s: "Canvas") -> Iterator[Step]:
     """The loop that every strategy runs on."""
-    rule, settings = s.strategy.rule, s.settings
+    rule, adjust, ahead = map(copy.copy, (s.strategy.rule, s.strategy.adjust, s.strategy.ahead))  # what they remember is this decode's
+    settings = s.settings
     generator = torch.Generator(s.x.device).manual_seed(settings.seed)
     nfe, began = 0, time.perf_counter()
     for window in s.strategy.schedule(s):
         if nfe == settings.steps and rule is not quota:
             raise StepLimit(f"steps={nfe} forwards are spent, {int(s.masked().sum())} masks are left: raise steps or lower the threshold")
         look = s.strategy.view(s, window)
-        logits, rows = forward(s, window, look)  # [b, n * k, V]
-        nfe += 1
+        logits, rows, ran = (ahead or forward)(s, window, look)  # [b, n * k, V]
+        nfe += int(rows > 0)
 
         logits[..., s.mask_id] = -torch.inf  # after guidance: -inf minus -inf would be NaN
         if s.eos == "suppress":
             logits[..., s.eos_id] = -torch.inf
+        candidates = s.candidates(window)  # [b, n * k]
+        if adjust:
+            logits = adjust(logits, candidates, window)
         scores = s.score(logits, kernels.gumbel(logits, settings.temperature, generator) if settings.temperature else None)
-        if s.strategy.remasking == "random":
-            scores = scores._replace(doubt=torch.rand(scores.doubt.shape, device=s.x.device, generator=generator))
+        scores = scores._replace(doubt=ORDERS[s.strategy.remasking](scores, generator))
         if s.eos == "defer":
             scores = scores._replace(doubt=scores.doubt.masked_fill(scores.token == s.eos_id, kernels.LARGEST))
 
-        candidates = s.candidates(window)  # [b, n * k]
-        commit = choose(rule, scores, candidates, window)
-        s.write(window, commit, scores.token)
-        live = s.live
+        commit, token = choose(rule, scores, candidates, window)
+        token = token.masked_fill(token == MASKED, s.mask_id)
+        commit &= token != s.x[s.live, window.start : window.end]
+        s.write(window, commit, token, nfe)
         s.retire()  # reads the canvas, and so waits for the device: the time below is the whole forward's
-        yield Step(nfe, rows, live, window, look, scores, candidates, commit, s.x, logits, time.perf_counter() - began)
+        yield Step(nfe, rows, ran, window, look, scores, candidates, commit, token, s.x, logits, time.perf_counter() - began)
         began = time.perf_counter()
 
 
-def forward(s: "Canvas", window: Window, look: Look) -> tuple[Tensor, int]:
-    """Logits [b, n * k, V] of the window's slots, guided if asked for, and the number of token-forwards spent."""
-    model, scale = s.model, s.settings.cfg_scale
-    ids = s.x[s.live][:, look.query]  # [b, Q]
-    start = s.start[s.live] if s.padded else None
+def forward(s: "Canvas", window: Window, look: Look, drafts: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, int, Tensor]:
+    """Logits [b, n * k, V] of the window's slots, guided if asked for, the number of token-forwards spent, and for which rows: bool [b], all.
+
+    drafts: compute these canvases instead, int64 [m, S], each a draft of the live row with its number, int64 [m]; the cache is left as it is
+    """
+    model, scale, cache = s.model, s.settings.cfg_scale, s.cache
+    canvases, lines = drafts or (s.x[s.live], torch.arange(len(s.live), device=s.x.device))
+    ids = canvases[:, look.query]  # [b, Q]
+    start = s.start[s.live][lines] if s.padded else None
     if scale:  # the rows, then the same with every prompt token masked (unsupervised guidance, arXiv 2410.18514)
         in_prompt = model.indices(look.query) < s.prompt_length
         ids = torch.cat((ids, ids.masked_fill(in_prompt, s.mask_id)))  # [2b, Q]
         start = start if start is None else start.repeat(2)
-    if look.visible is not None and s.cache is None:
-        s.cache = model.new_cache(len(ids), s.x.shape[1])
-    before = look.first + look.shift
-    scored = slice(window.start - before, window.end - before)
-    logits = model(ids, look.query, look.visible, look.mask, s.cache if look.visible is not None else None, scored, start)
+    if look.visible is not None and cache is None:
+        cache = s.cache = model.new_cache(len(ids), s.x.shape[1])
+    if cache is not None and drafts:
+        cache = cache.pick(torch.cat((lines, lines + len(s.live))) if scale else lines)
+    if look.own is None:
+        scored = slice(window.start - look.first - look.shift, window.end - look.first - look.shift)
+    else:  # the query has gaps, in the window, too
+        scored = slice(*torch.searchsorted(look.query, torch.tensor([window.start, window.end], device=ids.device)).tolist())
+    own = look.own.repeat(2, 1) if scale and look.own is not None else look.own
+    logits = model(ids, look.query, look.visible, look.mask, cache if look.visible is not None else None, scored, start, own)
     if scale:
         guided, unguided = logits.chunk(2)
         logits = unguided + (scale + 1) * (guided - unguided)
-    return logits, ids.numel()
+    every = torch.ones_like(s.live, dtype=torch.bool)
+    if own is None:
+        return logits, ids.numel(), every
+    whole = logits.new_zeros(len(logits), window.end - window.start, logits.shape[-1])  # a cell that was not computed is no candidate
+    return whole.index_copy(1, look.query[scored] - window.start, logits), int(own.sum()), every
 
 
-def choose(rule: "Rule", scores: Scores, candidates: Tensor, window: Window) -> Tensor:
-    """Which tokens to commit, bool [b, n * k]: what the rule accepts, and the surest candidate of a block that must move and has none."""
+def choose(rule: "Rule", scores: Scores, candidates: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+    """Which cells to write, bool [b, n * k], and with what: as the rule says, and the surest candidate of a block that must move and has none."""
     by_block = lambda t: t.unflatten(-1, window.must.shape[1:] + (-1,)).flatten(0, 1)  # noqa: E731  [b, n * k] -> [b * n, k]
     scores, candidates = Scores(*map(by_block, scores)), by_block(candidates)
-    commit = rule(scores, candidates, window) & candidates
-    stuck = window.must.flatten()[:, None] & ~commit.any(-1, keepdim=True)  # [b * n, 1]
-    commit |= stuck & candidates & (rank(scores.doubt, candidates) == 0)
-    return commit.view(len(window.must), -1)
+    chosen = rule(scores, candidates, window)
+    commit, token = chosen if isinstance(chosen, tuple) else (chosen & candidates, scores.token)
+    stuck = window.must.flatten()[:, None] & ~(commit & candidates).any(-1, keepdim=True)  # [b * n, 1]
+    commit = commit | stuck & candidates & (rank(scores.doubt, candidates) == 0)
+    return commit.view(len(window.must), -1), token.reshape(len(window.must), -1)
 
 
 def finish(s: "Canvas", stream: Iterator[Step]) -> Result:
@@ -245,9 +290,9 @@ def finish(s: "Canvas", stream: Iterator[Step]) -> Result:
     rows, seconds = 0, 0.0
     for step in stream:
         rows, seconds = rows + step.rows, seconds + step.seconds
-        forwards[step.live] += step.candidates.any(-1)
+        forwards[step.window.live] += step.candidates.any(-1) & step.ran
     lengths = (s.x[:, s.prompt_length :] != s.eos_id).cumprod(-1).sum(-1).tolist()  # [B]
-    return Result(s.x, lengths, step.nfe, forwards.tolist(), rows, seconds, s.prompt_length)
+    return Result(s.x, s.written, lengths, step.nfe, forwards.tolist(), rows, seconds, s.prompt_length)
 
 
 class StepLimit(RuntimeError):
@@ -281,6 +326,7 @@ class Canvas:
         self.x = torch.tensor(padded, device=model.device)  # [B, S]
         self.start = torch.tensor([P - len(row) for row in prompts], device=model.device)  # [B]: each row's first real slot
         self.live = torch.arange(B, device=model.device)  # [b]
+        self.written = torch.zeros_like(self.x)  # [B, S]: the forward that wrote each token, 0 for none
         self.opened = torch.zeros(B, dtype=torch.int64, device=model.device)  # [B]: blocks opened so far
         self.cache: Cache | None = None  # with as many rows as `live` (twice that under guidance)
 
@@ -305,10 +351,11 @@ class Canvas:
         """The cells of the window that may be written, bool [b, n * k]."""
         return (self.masked() & self.is_open()).flatten(1)[:, window.start - self.prompt_length : window.end - self.prompt_length]
 
-    def write(self, window: Window, commit: Tensor, token: Tensor) -> None:
+    def write(self, window: Window, commit: Tensor, token: Tensor, nfe: int) -> None:
         """Put the committed tokens on the canvas; under eos="stop", end every row whose open blocks are full and hold an EOS."""
         span = slice(window.start, window.end)
         self.x[self.live, span] = torch.where(commit, token, self.x[self.live, span])
+        self.written[self.live, span] = self.written[self.live, span].masked_fill(commit, nfe)
         if self.eos == "stop":
             masked = self.masked()
             ended = self.has_eos() & ~(masked & self.is_open()).flatten(1).any(-1)  # [b]
@@ -340,22 +387,22 @@ def serial(s: Canvas) -> Iterator[Window]:
     for block in range(s.blocks):
         s.opened.fill_(block + 1)
         start = s.prompt_length + block * s.block_length
-        end, forwards = start + s.block_length, (s.settings.steps or s.settings.gen_length) // s.blocks
-        if not s.strategy.exact:
-            stale = 0  # what was written since the last refresh has changed every other slot's keys and values
+        end, age, forwards = start + s.block_length, 0, (s.settings.steps or s.settings.gen_length) // s.blocks
         while (must := s.masked()[:, block].any(-1)).any():
-            yield Window(start, end, stale, s.x.shape[1] - end, forwards, must[:, None])
-            stale, forwards = start, forwards - 1
+            yield Window(start, end, age, stale, s.x.shape[1] - end, forwards - age, must[:, None], s.live)
+            stale, age = start, age + 1
 
 
-def pipeline(block_add_threshold: float, decoded_token_threshold: float) -> Schedule:
+def pipeline(block_add_threshold: float, decoded_token_threshold: float, first_only: bool = False) -> Schedule:
     """Several blocks at once: the next opens when the last is partly full, and must move when its predecessor nearly is (D2F).
+
+    first_only: of the blocks that must move, hold only the first to it (d3LLM).
 
     The numbers at line ends are the steps in docs/d2f.md. Each row of a batch runs its own pipeline; the window spans them all.
     """
 
     def schedule(s: Canvas) -> Iterator[Window]:
-        stale = 0
+        stale = age = 0
         while len(s.live):
             masked = s.masked()
             progress = (~masked).sum(-1) / s.block_length  # [b, n]
@@ -366,10 +413,14 @@ def pipeline(block_add_threshold: float, decoded_token_threshold: float) -> Sche
                 add &= ~s.has_eos()
             s.opened[s.live] = opened + add
             must = before[:, :-1] >= decoded_token_threshold  # 2
+            if first_only:
+                must &= (masked & s.is_open()).any(-1)
+                must &= must.cumsum(-1) == 1
             full = (~masked.any(-1)).cumprod(-1).sum(-1)  # [b]: leading blocks without a mask
             low, high = int(full.min()), int(s.opened[s.live].max())
             start, end = (s.prompt_length + block * s.block_length for block in (low, high))
-            yield Window(start, end, stale, s.x.shape[1] - end, None, must[:, low:high])  # 4, 6
+            yield Window(start, end, age, stale, s.x.shape[1] - end, None, must[:, low:high], s.live)  # 4, 6
+            age += 1
             stale = start  # 5: this forward saw the final tokens of every block before `start`
 
     return schedule
@@ -378,6 +429,7 @@ def pipeline(block_add_threshold: float, decoded_token_threshold: float) -> Sche
 # --- views: what one forward recomputes and sees ---------------------------------------------------------------------------------------
 
 View = Callable[[Canvas, Window], Look]
+CacheName = Literal["none", "prefix", "dual", "vicinity", "frozen"]
 
 
 def full(s: Canvas, window: Window) -> Look:
@@ -385,29 +437,38 @@ def full(s: Canvas, window: Window) -> Look:
     return Look(0, slice(0, s.x.shape[1]), None)
 
 
-def cached(cache: Literal["none", "prefix", "dual"], window_size: int | None = None) -> View:
+def cached(cache: "CacheName", window_size: int | None = None) -> View:
     """Recompute all at the start of a block, then only from the block on (Fast-dLLM), and prune the far suffix (Streaming-dLLM).
 
-    prefix recomputes the block and all behind it, dual only the block. window_size keeps that many slots behind the block, and the last.
+    prefix recomputes the block and all behind it, dual only the block, vicinity the block and VICINITY slots on either side (dInfer).
+    frozen is a prefix that is never refreshed: the block, and what was not final when it was last computed (FlashDLM's FreeCache).
+    window_size keeps that many slots behind the block, and the last.
     """
     if cache == "none" and window_size is None:
         return full
 
     def view(s: Canvas, window: Window) -> Look:
         S = s.x.shape[1]
+        if cache == "frozen":
+            first, end = window.stale, S
+        elif cache == "none" or window.age == 0:
+            first, end = 0, S
+        else:
+            before, behind = {"prefix": (0, S), "dual": (0, 0), "vicinity": (VICINITY, VICINITY)}[cache]
+            first, end = max(0, window.start - before), min(S, window.end + behind)
         near = window.end + kept_suffix(window.suffix, window_size) - 1
-        first = 0 if cache == "none" else window.stale
         if near == S - 1:
-            visible, query = slice(0, S), slice(first, S)
+            visible, query = slice(0, S), slice(first, end)
         else:  # the last slot stays, and keeps its far position
             visible = torch.arange(near + 1, device=s.x.device)
             visible[-1] = S - 1
-            query = visible[first:]
-        if cache == "dual" and first:
-            query = slice(first, window.end)
+            query = slice(first, end) if end <= near else visible[first:end]
         return Look(first, query, None if cache == "none" else visible)
 
     return view
+
+
+VICINITY = 16  # slots on either side of the block; dInfer's default
 
 
 def kept_suffix(suffix: int, window_size: int | None) -> int:
@@ -419,6 +480,30 @@ def block_causal(s: Canvas, window: Window) -> Look:
     """Recompute what was not final yet; a block sees itself and all before it, so finished K/V never change: the cache is exact (D2F)."""
     mask = block_mask(s.prompt_length, s.block_length, window.stale, window.end, s.x.device)
     return Look(window.stale, slice(window.stale, window.end), slice(0, window.end), mask)
+
+
+def delayed(refresh: int) -> View:
+    """Reuse a token's keys and values from the second forward after it was written: until then they are of its mask (dKV-Cache, Decode).
+
+    Everything is recomputed in a block's first two forwards, and in every `refresh`-th.
+    """
+
+    def view(s: Canvas, window: Window) -> Look:
+        S = s.x.shape[1]
+        if window.age < 2 or window.age % refresh == 0:
+            return Look(0, slice(0, S), slice(0, S))
+        own = (s.x == s.mask_id) | (s.written == s.written.amax(-1, keepdim=True))  # [B, S]
+        own = own[s.live]
+        query = own.any(0).nonzero()[:, 0]
+        return Look(0, query, slice(0, S), own=own[:, query])
+
+    view.delayed = True  # which Strategy asks about
+    return view
+
+
+def growing(s: Canvas, window: Window) -> Look:
+    """Nothing stands behind the block yet; what is before it is computed until final, and then no more (dLLM-Var)."""
+    return Look(window.stale, slice(window.stale, window.end), slice(0, window.end))
 
 
 def block_causal_uncached(s: Canvas, window: Window) -> Look:
@@ -443,6 +528,16 @@ def block_mask(prompt_length: int, block_length: int, first: int, end: int, devi
 
 
 EXACT_VIEWS = (full, block_causal, block_causal_uncached, causal)
+
+# --- orders: which tokens are the surest. Each returns a doubt for every cell, and whatever ranks tokens goes by it.
+
+ORDERS: dict[str, Callable[[Scores, torch.Generator], Tensor]] = {
+    "low_confidence": lambda scores, generator: scores.doubt,
+    "margin": lambda scores, generator: 1 - scores.margin,
+    "entropy": lambda scores, generator: scores.entropy,
+    "random": lambda scores, generator: torch.rand(scores.doubt.shape, device=scores.doubt.device, generator=generator),
+}
+OrderName = Literal["low_confidence", "margin", "entropy", "random"]
 
 # --- commit rules: which tokens to write -----------------------------------------------------------------------------------------------
 
@@ -504,10 +599,171 @@ def adaptive(threshold: float, confidence_alpha: float, window_size: int | None)
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
         kept = kept_suffix(window.suffix, window_size)
         share = (candidates.sum(-1, keepdim=True) + kept) / (candidates.shape[-1] + kept)  # [N, 1]
-        alpha = confidence_alpha if window.stale else 0.0
+        alpha = 0.0 if window.age == 0 else confidence_alpha
         return scores.confidence >= threshold * (1 - alpha * (1 - share))
 
     return rule
+
+
+def hierarchy(low: float, high: float) -> Rule:
+    """The surest token of every run of neighbouring masks, if surer than `low`, and all surer than `high` (dInfer's hierarchical decoding)."""
+
+    def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
+        run = (candidates & ~F.pad(candidates, (1, 0))[:, :-1]).cumsum(-1)  # [N, k]: the number of the run a candidate is in, from 1
+        place = rank(scores.doubt, candidates)
+        best = torch.full_like(F.pad(place, (0, 1)), place.shape[-1]).scatter_reduce(-1, run, place, "amin")
+        return (place == best.gather(-1, run)) & (scores.confidence > low) | (scores.confidence > high)
+
+    return rule
+
+
+def convolution(width: int, kappa: float) -> Rule:
+    """The quota of LLaDA, but confidence counts by how many tokens stand within width / 2: times tanh(kappa * their number) (Conv).
+
+    What lies before the block counts as written, what lies behind it as not.
+    """
+
+    def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
+        written = F.pad(F.pad((~candidates).float(), (width // 2, 0), value=1.0), (0, width - 1 - width // 2))
+        near = F.avg_pool1d(written[:, None], width, stride=1)[:, 0] * width  # [N, k]
+        doubt = 1 / (scores.confidence * torch.tanh(kappa * near)) - 1
+        return quota(scores._replace(doubt=doubt.clamp(max=kernels.LARGEST)), candidates, window)
+
+    return rule
+
+
+def entropy_rule(theta: float) -> Rule:
+    """Every token whose distribution has less than theta nats of entropy, and always the one that has the least (d3LLM)."""
+
+    def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
+        by_row = lambda t: t.reshape(len(window.must), -1)  # noqa: E731  [b * n, k] -> [b, n * k]
+        best = rank(by_row(scores.entropy), by_row(candidates)) == 0
+        return (scores.entropy < theta) | best.view_as(candidates)
+
+    return rule
+
+
+# Rules that write to written cells, too, return (cells to write, what to write); MASKED takes a token back.
+MASKED = -1
+
+
+def editing(threshold: float, edit_threshold: float) -> Rule:
+    """Every token at least as sure as the threshold, and while the block has masks, a new token where another than the written one is (LLaDA 2.1)."""
+
+    def rule(scores: Scores, candidates: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+        edit = ~candidates & candidates.any(-1, keepdim=True) & (scores.confidence > edit_threshold)
+        return candidates & (scores.confidence >= threshold) | edit, scores.token
+
+    rule.revises = True  # which Strategy asks about
+    return rule
+
+
+class Saber:
+    """Commit what is surer than the mean of the tokens so far were, at least n, and take back those that have lost most confidence.
+
+    Following the authors' code: a position's loss is that of its likeliest token, whichever that is now, and counts from the forward before.
+    """
+
+    revises = True
+
+    def __init__(self, n: int, mu: int):
+        self.n, self.mu = n, mu
+
+    def __call__(self, scores: Scores, candidates: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+        sure, live = scores.confidence, window.live
+        if window.age == 0:
+            self.chosen = sure.new_zeros(int(live.max()) + 1, sure.shape[-1])  # confidence when committed
+            self.last = torch.zeros_like(self.chosen)  # in the forward before
+        written, place = ~candidates, rank(scores.doubt, candidates)
+        total = torch.where(written, self.chosen[live], 0).sum(-1, keepdim=True)
+        mean = (total / written.sum(-1, keepdim=True)).nan_to_num(1.0)  # 0 / 0 where nothing is written yet
+        commit = candidates & (sure > mean)
+        commit = torch.where(commit.sum(-1, keepdim=True) < self.n, candidates & (place < self.n), commit)
+        count = commit.sum(-1, keepdim=True)
+        back = ((count + self.mu - 1) // self.mu).clamp(min=self.n // 2) if self.mu else torch.zeros_like(count)
+        back = back.minimum(count - 1)  # so that there is progress
+        drop = (commit | written) & (rank(sure - self.last[live], commit | written) < back)
+        self.chosen[live], self.last[live] = torch.where(commit, sure, self.chosen[live]), sure
+        return (commit & ~drop) | (written & drop), torch.where(drop, MASKED, scores.token)
+
+
+# --- adjustments: what is done to the logits before they are scored --------------------------------------------------------------------
+
+Adjust = Callable[[Tensor, Tensor, Window], Tensor]  # (logits [b, n * k, V], candidates [b, n * k], window) -> logits
+
+
+class Credit:
+    """A token that keeps being the likeliest earns credit, which raises its logit: alpha * log(1 + credit) (CreditDecoding).
+
+    Each forward of a block credit fades to its beta-th part, and the likeliest token of every candidate gains confidence ** gamma.
+    """
+
+    def __init__(self, alpha: float, gamma: float, beta: float):
+        self.alpha, self.gamma, self.beta = alpha, gamma, beta
+
+    def __call__(self, logits: Tensor, candidates: Tensor, window: Window) -> Tensor:
+        if window.age == 0:
+            self.credit = torch.zeros(int(window.live.max()) + 1, *logits.shape[1:], device=logits.device)  # [B, k, V]
+        confidence, token = logits.float().softmax(-1).max(-1, keepdim=True)  # [b, k, 1]
+        earned = torch.where(candidates[..., None], confidence**self.gamma, 0)
+        credit = (self.beta * self.credit[window.live]).scatter_add(-1, token, earned)
+        self.credit[window.live] = credit
+        return logits + self.alpha * credit.log1p()
+
+
+# --- speculation: the logits of canvases that may come next, computed along with those of the canvas that is ---------------------------
+
+# A draft fills the i-th surest mask with its j-th likeliest token, for each of its pairs (i, j), both from 0; a graph is several drafts.
+Graph = tuple[tuple[tuple[int, int], ...], ...]
+
+
+def chain(depth: int) -> Graph:
+    """The drafts of FreeDave: the surest mask filled, the two surest, ... up to depth - 1; with the canvas itself, depth of them."""
+    return tuple(tuple((i, 0) for i in range(n)) for n in range(1, depth))
+
+
+class Ahead:
+    """Computes drafts along with each canvas; where the rule then makes one of them, its logits are there already, and no forward is run.
+
+    Every rule sees the logits it would have seen, in the same order. So the tokens are those of the strategy without drafts, for any graph,
+    rule (also one that remembers) and temperature, given a cache whose slots inside the block are computed anew in every forward.
+    """
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+
+    def __call__(self, s: Canvas, window: Window, look: Look) -> tuple[Tensor, int, Tensor]:
+        live, span = s.live, slice(window.start, window.end)
+        now = s.x[live, span]  # [b, k]
+        if window.age == 0:  # nothing is known of this block, and the cache may be refreshed
+            self.last, rows, ran = forward(s, window, look)
+            self.drafts = torch.full((len(s.x), 1 + len(self.graph), now.shape[1]), -1, device=now.device)  # [B, D, k]
+            self.logits = self.last.new_empty(*self.drafts.shape, self.last.shape[-1])  # [B, D, k, V]
+            self.rows = live
+            return self.last, rows, ran
+        known = (self.drafts[live] == now[:, None]).all(-1)  # [b, D]
+        miss, rows = ~known.any(-1), 0
+        if miss.any():
+            last = self.last[torch.isin(self.rows, live)][miss]  # [m, k, V]: what the rows' latest tokens were chosen by
+            drafts = torch.cat((now[miss, None], self.draft(last, now[miss], s.mask_id)), 1)  # [m, D, k]
+            lines = miss.nonzero()[:, 0].repeat_interleave(drafts.shape[1])
+            canvases = s.x[live[lines]]
+            canvases[:, span] = drafts.flatten(0, 1)
+            logits, rows, _ = forward(s, window, look, (canvases, lines))
+            self.drafts[live[miss]], self.logits[live[miss]] = drafts, logits.unflatten(0, drafts.shape[:2])
+            known[miss] = torch.arange(known.shape[1], device=known.device) == 0
+        self.rows, self.last = live, self.logits[live, known.int().argmax(-1)]
+        return self.last, rows, miss
+
+    def draft(self, logits: Tensor, now: Tensor, mask_id: int) -> Tensor:
+        """The graph's drafts of blocks now [m, k], from logits [m, k, V] in which something was masked still: int64 [m, D - 1, k]."""
+        probability, token = logits.float().softmax(-1).topk(1 + max((j for node in self.graph for _, j in node), default=0))
+        place = rank(1 - probability[..., 0], now == mask_id)
+        drafts = now[:, None].repeat(1, len(self.graph), 1)
+        for number, node in enumerate(self.graph):
+            for i, j in node:
+                drafts[:, number] = torch.where((place == i) & (now == mask_id), token[..., j], drafts[:, number])
+        return drafts
 
 
 # --- strategies: a schedule, a view and a rule under the paper's name ------------------------------------------------------------------
@@ -520,14 +776,11 @@ def named(name: str):
     return lambda builder: STRATEGIES.setdefault(name, builder)
 
 
-CacheName = Literal["none", "prefix", "dual"]
-
-
 @named("llada")
-def llada(remasking: Literal["low_confidence", "random"] = "low_confidence") -> Strategy:
+def llada(remasking: OrderName = "low_confidence") -> Strategy:
     """LLaDA (arXiv 2502.09992): a fixed number of the surest tokens each forward, the whole canvas recomputed.
 
-    remasking: low_confidence commits the surest tokens, random any
+    remasking: which are the surest: of the least doubt, the widest margin over the second choice, the least entropy, or any at random
     """
     return Strategy(quota, full, serial, remasking=remasking)
 
@@ -536,7 +789,7 @@ def llada(remasking: Literal["low_confidence", "random"] = "low_confidence") -> 
 def fast_dllm(cache: CacheName = "prefix", threshold: float | None = 0.9, factor: float | None = None) -> Strategy:
     """Fast-dLLM (arXiv 2505.22618): every token that is sure enough, and keys and values reused inside a block.
 
-    cache: what is reused between the refreshes at each block's start: none, the prefix, or both sides (dual)
+    cache: what is reused after the refresh at a block's start: none, the prefix, all but the block (dual) or its vicinity; frozen never refreshes
     threshold: commit every token at least this confident; none commits the quota of `steps`
     factor: replaces the threshold: commit the r surest tokens while (r + 1) * (1 - confidence) <= factor
     """
@@ -545,7 +798,6 @@ def fast_dllm(cache: CacheName = "prefix", threshold: float | None = 0.9, factor
         return Strategy(factor_rule(factor), cached(cache), serial)
     if threshold is None:
         return Strategy(quota, cached(cache), serial)
-    require(threshold >= 0, "threshold", threshold, "at least 0")
     return Strategy(threshold_rule(threshold), cached(cache), serial)
 
 
@@ -558,9 +810,7 @@ def localleap(threshold: float = 0.9, relaxed_threshold: float = 0.75, radius: i
     radius: W; how many tokens away a neighbour may be, on either side
     cache: as in fast-dllm; the paper uses none
     """
-    require(threshold >= 0, "threshold", threshold, "at least 0")
-    require(0 <= relaxed_threshold <= threshold, "relaxed_threshold", relaxed_threshold, f"between 0 and threshold={threshold:g}")
-    require(radius >= 0, "radius", radius, "at least 0")
+    require(relaxed_threshold <= threshold, "relaxed_threshold", relaxed_threshold, f"at most threshold={threshold:g}")
     return Strategy(local_leap(threshold, relaxed_threshold, radius), cached(cache), serial)
 
 
@@ -573,9 +823,6 @@ def streaming(threshold: float = 0.9, window_size: int | None = 96, confidence_a
     confidence_alpha: alpha; how far the threshold sinks, 0 for not at all
     cache: as in fast-dllm; the paper uses prefix
     """
-    require(threshold >= 0, "threshold", threshold, "at least 0")
-    require(window_size is None or window_size >= 0, "window_size", window_size, "at least 0")
-    require(0 <= confidence_alpha <= 1, "confidence_alpha", confidence_alpha, "between 0 and 1")
     return Strategy(adaptive(threshold, confidence_alpha, window_size), cached(cache, window_size), serial, eos="stop")
 
 
@@ -593,11 +840,138 @@ def d2f(
     skip_threshold: commit every token more confident than this
     cache: exact reuses finished blocks, none recomputes them; the tokens are the same
     """
-    require(0 <= block_add_threshold <= 1, "block_add_threshold", block_add_threshold, "between 0 and 1")
-    require(0 <= decoded_token_threshold <= 1, "decoded_token_threshold", decoded_token_threshold, "between 0 and 1")
-    require(skip_threshold >= 0, "skip_threshold", skip_threshold, "at least 0")
     view = block_causal if cache == "exact" else block_causal_uncached
     return Strategy(threshold_rule(skip_threshold, strict=True), view, pipeline(block_add_threshold, decoded_token_threshold), eos="stop")
+
+
+@named("hierarchy")
+def hierarchy_decoding(high: float = 0.9, low: float = 0.62, cache: CacheName = "vicinity") -> Strategy:
+    """Hierarchical decoding (dInfer, arXiv 2510.08666): one token in every run of masks, so that what is written together stands apart.
+
+    high: commit every token surer than this
+    low: what the surest token of a run needs, at most `high`
+    cache: as in fast-dllm; dInfer's own is vicinity
+    """
+    require(low <= high, "low", low, f"at most high={high:g}")
+    return Strategy(hierarchy(low, high), cached(cache), serial)
+
+
+@named("credit")
+def credit_decoding(
+    threshold: float = 0.9, alpha: float = 0.7, gamma: float = 0.2, beta: float = 0.8, cache: CacheName = "prefix"
+) -> Strategy:
+    """CreditDecoding (arXiv 2510.06133): a token that stays the first choice gains confidence over the forwards of its block.
+
+    threshold: commit every token at least this confident, credit counted
+    alpha: weight of the credit; 0 for none
+    gamma: power of the confidence that is earned; below 1 it lifts the unsure
+    beta: share of the credit that is kept from forward to forward
+    cache: as in fast-dllm
+    """
+    return Strategy(threshold_rule(threshold), cached(cache), serial, adjust=Credit(alpha, gamma, beta))
+
+
+@named("saber")
+def saber(n: int = 2, mu: int = 8, cache: CacheName = "none") -> Strategy:
+    """Saber (arXiv 2510.18165): a threshold that follows the tokens so far, and tokens that are taken back when they lose confidence.
+
+    n: the fewest tokens a forward commits, while there are as many
+    mu: commits for each token taken back; 0 takes none back
+    cache: as in fast-dllm; the paper uses none
+    """
+    return Strategy(Saber(n, mu), cached(cache), serial)
+
+
+@named("editing")
+def token_editing(threshold: float = 0.95, edit_threshold: float = 0.9, cache: CacheName = "prefix") -> Strategy:
+    """Token editing (LLaDA 2.1, arXiv 2602.08676): a written token is replaced when the model has come to prefer another, until its block is full.
+
+    threshold: commit every token at least this confident
+    edit_threshold: replace a token by one more confident than this
+    cache: as in fast-dllm
+    """
+    return Strategy(editing(threshold, edit_threshold), cached(cache), serial)
+
+
+@named("conv")
+def convolutional(width: int = 64, kappa: float = 1.0) -> Strategy:
+    """Convolutional decoding (arXiv 2509.15188): no blocks; a token counts by how many stand near it already.
+
+    width: of the window in which tokens count, itself included
+    kappa: how fast their number comes to suffice
+    """
+    return Strategy(convolution(width, kappa), full, serial, block_length=None)
+
+
+@named("dkv")
+def dkv_cache(refresh: int = 8, threshold: float | None = None) -> Strategy:
+    """dKV-Cache (arXiv 2505.15781): keys and values are reused from the second forward after their token was written, and refreshed at times.
+
+    refresh: recompute everything every so many forwards of a block
+    threshold: commit every token at least this confident; none commits the quota of `steps`
+    """
+    return Strategy(quota if threshold is None else threshold_rule(threshold), delayed(refresh), serial)
+
+
+@named("d3llm")
+def d3llm(theta: float = 0.45, block_add_threshold: float = 0.1, decoded_token_threshold: float = 0.95) -> Strategy:
+    """d3LLM (arXiv 2601.07568): D2F's pipeline over the whole canvas, both ways visible, and entropy instead of confidence.
+
+    theta: commit every token with less entropy than this, in nats
+    block_add_threshold: open the next block when the last is filled this far, 0 to 1
+    decoded_token_threshold: the first unfinished block must move when its predecessor is filled this far, 0 to 1
+    """
+    schedule = pipeline(block_add_threshold, decoded_token_threshold, first_only=True)
+    return Strategy(entropy_rule(theta), full, schedule, eos="stop", remasking="entropy")
+
+
+@named("dllm-var")
+def dllm_var(threshold: float = 0.9) -> Strategy:
+    """dLLM-Var (arXiv 2510.24605): the canvas grows block by block until one holds an EOS; nothing is computed behind it.
+
+    threshold: commit every token at least this confident
+    """
+    return Strategy(threshold_rule(threshold), growing, serial, eos="stop")
+
+
+@named("freedave")
+def freedave(depth: int = 4, threshold: float | None = None, cache: CacheName = "dual") -> Strategy:
+    """FreeDave (arXiv 2510.00294): each forward also computes where the next ones may lead; the same tokens in fewer forwards.
+
+    depth: canvases a forward computes; 1 is no speculation
+    threshold: commit every token at least this confident; none commits the quota of `steps`
+    cache: as in fast-dllm
+    """
+    return Strategy(quota if threshold is None else threshold_rule(threshold), cached(cache), serial, ahead=Ahead(chain(depth)))
+
+
+@named("spiffy")
+def spiffy(graph: str | None = None, threshold: float | None = None, cache: CacheName = "dual") -> Strategy:
+    """Spiffy (arXiv 2509.18085): as freedave, but the drafts are those that came true most often when they were counted.
+
+    graph: a file that lab/calibrate.py wrote; none takes what it found for the embedded model at one token per forward
+    threshold: commit every token at least this confident; none commits the quota of `steps`
+    cache: as in fast-dllm
+    """
+    drafts = CALIBRATED if graph is None else read_graph(graph)
+    return Strategy(quota if threshold is None else threshold_rule(threshold), cached(cache), serial, ahead=Ahead(drafts))
+
+
+CALIBRATED: Graph = (
+    ((0, 0),), ((0, 0), (1, 0)), ((0, 0), (1, 0), (2, 0)), ((0, 0), (1, 0), (2, 0), (3, 0)),
+    ((1, 0),), ((0, 0), (2, 0)), ((0, 0), (1, 0), (3, 0)),
+)  # fmt: skip
+
+
+def read_graph(file: str) -> Graph:
+    """The drafts in a JSON file: a list of lists of pairs [i, j], the i-th surest mask and its j-th likeliest token, both from 0."""
+    try:
+        graph = tuple(tuple((i, j) for i, j in node) for node in json.loads(Path(file).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"graph {file!r} cannot be read: {error}") from None
+    if not all(type(n) is int and 0 <= n < 1000 for node in graph for pair in node for n in pair):
+        raise ValueError(f"graph {file!r} holds something else than pairs of whole numbers from 0")
+    return graph
 
 
 @named("ar")
@@ -618,6 +992,12 @@ class Option(NamedTuple):
     optional: bool  # None is a value, too
     default: object
     meaning: str
+
+    def read(self, text: str):
+        """The value that a text stands for; ValueError if it is of another type."""
+        if text == "none" and self.optional:
+            return None
+        return text == "true" if self.kind is bool and text in ("true", "false") else self.kind(text)
 
 
 @functools.cache
@@ -651,19 +1031,58 @@ def check_kinds(function: Callable, given: dict) -> None:
         require(right and isinstance(value, bool) == (option.kind is bool), name, value, f"a value of type {option.kind.__name__}")
 
 
+AT_LEAST_ONE = ("n", "refresh", "width", "depth")
+AT_MOST_ONE = ("block_add_threshold", "decoded_token_threshold", "confidence_alpha", "beta")
+
+
+def check_range(name: str, value) -> None:
+    """Refuse a negative setting of a strategy, or one beyond what its name allows."""
+    if isinstance(value, (int, float)):
+        low, high = (1 if name in AT_LEAST_ONE else 0), (1 if name in AT_MOST_ONE else torch.inf)
+        require(low <= value <= high, name, value, f"at least {low}" if high > 1 else "between 0 and 1")
+
+
 def build(name: str, **given) -> Strategy:
     """The strategy of this name with these settings; ValueError if either is unknown or out of range."""
-    if name not in STRATEGIES:
-        raise ValueError(f"unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}")
+    builder = find_builder(name)
     for setting in given:
-        if setting not in options(STRATEGIES[name]):
+        if setting not in options(builder):
             takers = [other for other, builder in STRATEGIES.items() if setting in options(builder)]
-            hint = f"that is a setting of {', '.join(takers)}" if takers else f"it takes {', '.join(options(STRATEGIES[name]))}"
+            hint = f"that is a setting of {', '.join(takers)}" if takers else f"it takes {', '.join(options(builder)) or 'none'}"
             raise ValueError(f"strategy {name} has no setting {setting}: {hint}")
-    check_kinds(STRATEGIES[name], given)
+    check_kinds(builder, given)
+    for setting, value in given.items():
+        check_range(setting, value)
     if given.get("threshold") is not None and given.get("factor") is not None:
         raise ValueError(f"threshold={given['threshold']:g} and factor={given['factor']:g} are two rules for the same choice: give one")
-    return STRATEGIES[name](**given)
+    return builder(**given)
+
+
+@functools.cache
+def find_builder(name: str) -> Callable[..., Strategy]:
+    """The builder of a named strategy, or of a rule of your own: `my_rule.py:rule` is the function `rule` of that file, which is run."""
+    if name in STRATEGIES:
+        return STRATEGIES[name]
+    file, _, function = name.rpartition(":")
+    if not file.endswith(".py"):
+        raise ValueError(f"unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}, or FILE.py:RULE for a rule of your own")
+    try:
+        rule = runpy.run_path(file)[function]
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+    except KeyError:
+        raise ValueError(f"{file} defines no {function!r}") from None
+    except Exception as error:
+        raise ValueError(f"{file} does not run: {type(error).__name__}: {error}") from None
+
+    def builder(cache: CacheName = "prefix") -> Strategy:
+        """A rule of your own.
+
+        cache: as in fast-dllm
+        """
+        return Strategy(rule, cached(cache), serial)
+
+    return builder
 
 
 def plan(strategy: str | Strategy, settings: dict) -> tuple[Strategy, Settings]:
@@ -677,7 +1096,7 @@ def plan(strategy: str | Strategy, settings: dict) -> tuple[Strategy, Settings]:
     check_kinds(Settings, common)
     chosen = Settings(**common)
     if chosen.block_length is None:
-        chosen = replace(chosen, block_length=strategy.block_length)
+        chosen = replace(chosen, block_length=strategy.block_length or chosen.gen_length)
     G, k, steps = chosen.gen_length, chosen.block_length, chosen.steps
     require(k >= 1, "block_length", k, "at least 1")
     require(G >= 1, "gen_length", G, "at least 1")
@@ -722,163 +1141,7 @@ def compiled_score(device: torch.device):
     return kernels.compiled(device)
 
 
-# --- command line ----------------------------------------------------------------------------------------------------------------------
-
-
-def strategy_table() -> str:
-    """Every strategy with its settings, their defaults and meanings, as text."""
-    lines = []
-    for name, builder in STRATEGIES.items():
-        lines.append(f"{name}\n  {inspect.getdoc(builder).splitlines()[0]}")
-        for option in options(builder).values():
-            lines.append(f"    --{option.name.replace('_', '-')} {shown(option.default)}: {option.meaning}")
-    return "\n".join(lines)
-
-
-class Parser(argparse.ArgumentParser):
-    """Errors are one line, --gen_length is --gen-length, and the flags of settings come from their declarations."""
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
-
-    def parse_known_args(self, args=None, namespace=None):
-        args = sys.argv[1:] if args is None else args
-        return super().parse_known_args([re.sub(r"^--\w+", lambda flag: flag[0].replace("_", "-"), arg) for arg in args], namespace)
-
-    def add_option(self, option: Option, note: str = "") -> None:
-        """Add the flag of a setting. What is not given is absent, so that no default stands here a second time."""
-        choices = f" ({' | '.join(option.choices)})" if option.choices else ""
-        flag, how = "--" + option.name.replace("_", "-"), {"default": argparse.SUPPRESS}
-        how["help"] = f"{option.meaning}{choices}{note}".replace("%", "%%")
-        if option.kind is bool:
-            self.add_argument(flag, action=argparse.BooleanOptionalAction, **how)
-            return
-
-        def convert(text: str):
-            return None if text == "none" and option.optional else option.kind(text)
-
-        convert.__name__ = option.kind.__name__  # which argparse's message names
-        self.add_argument(flag, type=convert, metavar="X", **how)
-
-
-def command_line() -> Parser:
-    parser = Parser(prog="dllm.py", description="Answer a prompt with a diffusion language model.", allow_abbrev=False)
-    parser.add_argument("--prompt", help="the question, or - to read it from standard input")
-    parser.add_argument("--strategy", default=DEFAULT, metavar="NAME", help=f"{' | '.join(STRATEGIES)} | list (default {DEFAULT})")
-    parser.add_argument("--model", default=str(EMBEDDED), help="a folder, a Hugging Face id, or oracle:NAME (default the embedded model)")
-    parser.add_argument("--adapter", help="a LoRA adapter in PEFT layout to merge: a folder or a Hugging Face id")
-    parser.add_argument("--raw", action="store_true", help="take the prompt as it is instead of putting it into the chat template")
-    parser.add_argument("--show-prompt", action="store_true", help="print first the prompt as the model sees it")
-    parser.add_argument("--json", action="store_true", help="print the counters as one line of JSON, on stderr like their plain form")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default the first there is)")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default float32 on a CPU, else bfloat16)")
-    parser.add_argument("--watch", type=float, nargs="?", const=0.1, metavar="SECONDS", help="draw each forward, for so long (default 0.1)")
-    parser.add_argument("--explain", action="store_true", help="say in words what each forward does, on stderr")
-    parser.add_argument("--trace", metavar="FILE", help="record every forward: run.jsonl to work with, run.html to look at")
-    for option in options(Settings).values():
-        parser.add_option(option, "" if option.default is None else f" (default {option.default})")
-    takers: dict[str, list[tuple[str, Option]]] = {}
-    for name, builder in STRATEGIES.items():
-        for option in options(builder).values():
-            takers.setdefault(option.name, []).append((name, option))
-    for pairs in takers.values():
-        parser.add_option(pairs[0][1], f" [default in {', '.join(f'{name} {shown(option.default)}' for name, option in pairs)}]")
-    parser.set_defaults(flags=(*options(Settings), *takers))
-    return parser
-
-
-def shown(default: object) -> str:
-    return "none" if default is None else str(default)
-
-
-def find_model(args: argparse.Namespace) -> tuple:
-    """The tokenizer of --model, its config, and a function that loads it; an oracle is all of these itself."""
-    if args.model.startswith("oracle:"):
-        if unused := [flag for flag in ("adapter", "device", "dtype") if getattr(args, flag)]:
-            raise ValueError(f"--{unused[0]} is for checkpoints: an oracle has no weights")
-        from lab.oracle import Oracle
-
-        oracle = Oracle(args.model.removeprefix("oracle:"))
-        return oracle, oracle.config, lambda: oracle
-    load = functools.partial(load_model, args.model, args.adapter, args.device, DTYPES.get(args.dtype))
-    return load_tokenizer(args.model), load_config(args.model), load
-
-
-def read_prompt(text: str | None) -> str:
-    if text is None:
-        raise ValueError("no prompt: give --prompt TEXT, or --prompt - to read it from standard input")
-    try:
-        text = sys.stdin.buffer.read().decode("utf-8") if text == "-" else text
-        text.encode("utf-8")  # an argument may hold bytes that were none
-    except UnicodeError:
-        raise ValueError("the prompt is not valid UTF-8") from None
-    if not text.strip():
-        raise ValueError("the prompt is empty")
-    return text
-
-
-def printable(text: str) -> str:
-    """Text that a terminal shows as it is: control characters, which could command it, become U+FFFD."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
-
-
-def use_threads(model: LLaDA) -> None:
-    """Run a small model on one thread: on two cores a second one gains 1.3x when they are idle, and costs 15x when one is busy."""
-    if model.device.type == "cpu" and model.config.d_model < 512:
-        torch.set_num_threads(1)
-
-
-def peak_memory(device: torch.device) -> float | None:
-    """Most bytes held at once: on the GPU, or by this process; None where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Answer one prompt: the text on stdout, all else on stderr; exit code 2 for anything wrong with the input."""
-    parser = command_line()
-    args = parser.parse_args(arguments)
-    if args.strategy == "list":
-        return print(strategy_table())
-    settings = {name: value for name, value in vars(args).items() if name in args.flags}
-    try:
-        _, chosen = plan(args.strategy, settings)
-        if observed := args.explain or args.watch is not None or args.trace is not None:
-            from lab.observe import check_flags, observe
-
-            check_flags(args)
-        text = read_prompt(args.prompt)
-        tokenizer, config, load = find_model(args)
-        ids = tokenizer.encode(text) if args.raw else tokenizer.encode_chat([{"role": "user", "content": text}])
-        check_prompt(ids, config, chosen)
-        model = load()
-        use_threads(model)  # before `prepare` compiles: compiled code holds for one number of threads
-        canvas = prepare(model, ids, args.strategy, settings)
-    except ValueError as error:
-        parser.error(str(error))
-    try:
-        result = finish(canvas, observe(steps(canvas), canvas, tokenizer, args) if observed else steps(canvas))
-    except (StepLimit, torch.OutOfMemoryError, OSError) as error:
-        parser.error(str(error))
-    shown_prompt = tokenizer.decode(ids, skip_special_tokens=False) + "\n" if args.show_prompt else ""
-    try:
-        print(printable(shown_prompt + tokenizer.decode(result.answer())), flush=True)
-    except OSError as error:  # a full disk, or a pipe whose reader has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered must not fail again at exit
-        parser.exit(1, f"{parser.prog}: the answer cannot be written: {error.strerror}\n")
-    memory = peak_memory(model.device)
-    counters = {"strategy": args.strategy} | result.counters()
-    counters |= {"peak_memory_mb": memory and round(memory / 1e6), "seed": chosen.seed}
-    print(json.dumps(counters) if args.json else "  ".join(f"{name} {value}" for name, value in counters.items()), file=sys.stderr)
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    from lab.command_line import run
+
+    run()

@@ -9,6 +9,7 @@ Letters: B batch, Q positions computed in this call, K slots they attend to, R r
 C width, H heads, G key/value heads, D head width, F feed-forward width, V vocabulary.
 """
 
+import copy
 from dataclasses import dataclass
 from functools import partial
 
@@ -96,9 +97,10 @@ class Cache:
         shape = (config.n_layers, 2, batch, config.kv_heads, slots, config.head_width)
         self.kv = torch.zeros(shape, device=device, dtype=dtype)
 
-    def write(self, layer: int, query: Slots, k: Tensor, v: Tensor) -> None:
-        self.kv[layer, 0, :, :, query] = k
-        self.kv[layer, 1, :, :, query] = v
+    def write(self, layer: int, query: Slots, k: Tensor, v: Tensor, own: Tensor | None = None) -> None:
+        """Put k and v [B, G, Q, D] into their slots; with own, bool [B, Q], only those, and leave the others as they are."""
+        kv = torch.stack((k, v))  # [2, B, G, Q, D]
+        self.kv[layer, :, :, :, query] = kv if own is None else torch.where(own[:, None, :, None], kv, self.read(layer, query))
 
     def read(self, layer: int, visible: Slots) -> Tensor:
         return self.kv[layer, :, :, :, visible]  # [2, B, G, K, D]: a view if visible is a slice
@@ -106,6 +108,12 @@ class Cache:
     def keep(self, batch: Tensor) -> None:
         """Forget every row of the batch but these, int64 [b]."""
         self.kv = self.kv[:, :, batch]
+
+    def pick(self, batch: Tensor) -> "Cache":
+        """Another cache with a copy of these rows, int64 [m], any of them several times."""
+        other = copy.copy(self)
+        other.kv = self.kv[:, :, batch]
+        return other
 
 
 class Block(nn.Module):
@@ -179,6 +187,7 @@ class LLaDA(nn.Module):
         cache: Cache | None = None,
         rows: slice = slice(None),
         start: Tensor | None = None,
+        own: Tensor | None = None,
     ) -> Tensor:
         """Recompute the positions `query` and return the logits of `rows` among them.
 
@@ -188,6 +197,7 @@ class LLaDA(nn.Module):
         mask     bool [Q, K] or [B, 1, Q, K], True where a query may attend to a visible slot; default everywhere
         cache    K/V of `query` are written into their slots, in every layer, before attention reads the visible ones
         rows     which of the Q get logits; the last layer computes no more than these. A slice; default all
+        own      bool [B, Q], which rows write which of their K/V to the cache; default all. The others keep what they had
         start    int64 [B], the first real slot of each left-padded row: RoPE counts from it, slots before it are never attended to
 
         Returns logits [B, R, V] in the model's dtype.
@@ -211,16 +221,16 @@ class LLaDA(nn.Module):
         for layer, block in enumerate(self.blocks):
             wanted = rows if layer == len(self.blocks) - 1 else slice(None)
             layer_mask = mask if mask is None else mask[..., wanted, :]
-            h = block(h, rope, layer_mask, partial(remember, cache, layer, query, visible), wanted)
+            h = block(h, rope, layer_mask, partial(remember, cache, layer, query, visible, own), wanted)
         return self.ff_out(self.ln_f(h))  # [B, R, V]
 
     def indices(self, slots: Slots) -> Tensor:
         return torch.arange(slots.start, slots.stop, device=self.device) if isinstance(slots, slice) else slots
 
 
-def remember(cache: Cache | None, layer: int, query: Slots, visible: Slots, k: Tensor, v: Tensor):
+def remember(cache: Cache | None, layer: int, query: Slots, visible: Slots, own: Tensor | None, k: Tensor, v: Tensor):
     """Put k and v [B, G, Q, D] into their slots and return those of the visible slots; without a cache, return them as they are."""
     if cache is None:
         return k, v
-    cache.write(layer, query, k, v)
+    cache.write(layer, query, k, v, own)
     return cache.read(layer, visible)

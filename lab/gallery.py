@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dllm import EMBEDDED, finish, prepare, steps, use_threads
+from dllm import finish, prepare, steps
 from lab.browser import Browser
+from lab.command_line import TINY, use_threads
 from lab.trace import read, trace, write_page
 from lab.watch import Observer
 from load_weights import load_model, load_tokenizer
@@ -38,7 +39,7 @@ def still(model, tokenizer, ids: list[int]) -> None:
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    model, tokenizer = load_model(EMBEDDED), load_tokenizer(EMBEDDED)
+    model, tokenizer = load_model(TINY), load_tokenizer(TINY)
     use_threads(model)
     ids = tokenizer.encode_chat([{"role": "user", "content": PROMPT}])
     still(model, tokenizer, ids)

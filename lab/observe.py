@@ -6,7 +6,7 @@ Each observer takes an iterator of steps and passes it on, and is imported only 
 from argparse import Namespace
 from collections.abc import Iterator
 
-from dllm import STRATEGIES, Canvas, Step, options, require
+from dllm import Canvas, Step, find_builder, options, require
 
 
 def check_flags(args: Namespace) -> None:
@@ -20,7 +20,7 @@ def check_flags(args: Namespace) -> None:
 
 def observe(stream: Iterator[Step], canvas: Canvas, tokenizer, args: Namespace) -> Iterator[Step]:
     """The same steps, seen by whatever the flags ask for."""
-    own = {name: getattr(args, name, option.default) for name, option in options(STRATEGIES[args.strategy]).items()}
+    own = {name: getattr(args, name, option.default) for name, option in options(find_builder(args.strategy)).items()}
     if args.trace is not None:
         from lab.trace import trace
 

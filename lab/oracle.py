@@ -9,6 +9,7 @@ tokens that were on the canvas when they were last looked at.
 Letters: N strings of the language, G their length, B batch, Q positions computed, K slots visible, V vocabulary.
 """
 
+import copy
 import re
 from itertools import permutations, product
 
@@ -67,6 +68,11 @@ class Memory:
     def keep(self, batch: Tensor) -> None:
         self.tokens = self.tokens[batch]
 
+    def pick(self, batch: Tensor) -> "Memory":
+        other = copy.copy(self)
+        other.tokens = self.tokens[batch]
+        return other
+
 
 class Oracle:
     """A language as a model, and as its own tokenizer. The prompt is always one token, and cell i of the string is slot i + 1."""
@@ -108,12 +114,13 @@ class Oracle:
         cache: Memory | None = None,
         rows: slice = slice(None),
         start: Tensor | None = None,
+        own: Tensor | None = None,
     ) -> Tensor:
         """Log marginals [B, R, V] of `rows` among `query`, given the tokens in the visible slots; arguments as for LLaDA.forward."""
         query = self.indices(slice(0, ids.shape[1]) if query is None else query)  # [Q]
         slots, seen = query, ids
         if cache is not None:
-            cache.tokens[:, query] = ids
+            cache.tokens[:, query] = ids if own is None else torch.where(own, ids, cache.tokens[:, query])
             slots = self.indices(slice(0, cache.tokens.shape[1]) if visible is None else visible)  # [K]
             seen = cache.tokens[:, slots]  # [B, K]
         cells = self.strings.T[(slots - 1).clamp(min=0)]  # [K, N]

@@ -17,7 +17,8 @@ from rich.live import Live
 from rich.style import Style
 from rich.text import Text
 
-from dllm import Canvas, Step, printable
+from dllm import Canvas, Step
+from lab.command_line import printable
 from lab.trace import changes
 
 ORANGE, GREY, BLUE = (
@@ -82,8 +83,8 @@ class Observer:
         self.rows, self.seconds = self.rows + step.rows, self.seconds + step.seconds
         self.writes, self.unwrites = changes(before, self.ids, self.s.mask_id)
         self.proposed: dict[int, float] = {}  # the same for this step alone
-        if 0 in step.live:
-            b = step.live.tolist().index(0)
+        if 0 in step.window.live:
+            b = step.window.live.tolist().index(0)
             slots = step.candidates[b].nonzero()[:, 0] + step.window.start
             self.proposed = dict(zip(slots.tolist(), step.scores.confidence[b, step.candidates[b]].tolist()))
         self.confidence |= self.proposed
@@ -102,7 +103,7 @@ class Observer:
             parts.append(f"took back {len(self.unwrites)}")
         first, last = (step.window.start - P) // k + 1, (step.window.end - P) // k
         blocks = f"block {first}" if first == last else f"blocks {first} to {last}"
-        passes = len(step.live) * (2 if self.s.settings.cfg_scale else 1)
+        passes = len(step.window.live) * (2 if self.s.settings.cfg_scale else 1)
         return f"{', '.join(parts)}; {blocks}, rows {step.rows} of {passes * len(self.ids)}"
 
     def passing(self) -> str:

@@ -1,6 +1,7 @@
 """Properties of the loop and its strategies on small random models, each with a control that shows the test could fail."""
 
 import dataclasses
+from typing import get_args
 
 import pytest
 import torch
@@ -11,20 +12,36 @@ from hypothesis import strategies as st
 import dllm
 from dllm import STRATEGIES, Scores, Settings, StepLimit, Strategy, Window, build, decode, generate, options
 
+CACHES = get_args(dllm.CacheName)
 # Every strategy with every cache it takes, at settings that make these models commit several tokens at once.
 CASES = [
     ("llada", {}),
     ("llada", {"steps": 9}),
     ("llada", {"cfg_scale": 0.7}),
-    *[("fast-dllm", {"cache": cache, "threshold": 0.5}) for cache in ("none", "prefix", "dual")],
+    *[("llada", {"remasking": order}) for order in ("margin", "entropy")],
+    *[("fast-dllm", {"cache": cache, "threshold": 0.5}) for cache in CACHES],
     *[("fast-dllm", {"cache": cache, "factor": 1.0}) for cache in ("none", "prefix", "dual")],
     *[("fast-dllm", {"cache": cache, "threshold": None, "steps": 9}) for cache in ("prefix", "dual")],
     ("fast-dllm", {"cache": "dual", "threshold": 0.5, "cfg_scale": 0.7}),
-    *[("localleap", {"cache": cache, "threshold": 0.7, "relaxed_threshold": 0.3, "radius": 2}) for cache in ("none", "prefix", "dual")],
-    *[("streaming", {"cache": cache, "threshold": 0.7, "window_size": 4}) for cache in ("none", "prefix", "dual")],
+    *[("localleap", {"cache": cache, "threshold": 0.7, "relaxed_threshold": 0.3, "radius": 2}) for cache in CACHES],
+    *[("streaming", {"cache": cache, "threshold": 0.7, "window_size": 4}) for cache in CACHES],
     *[("d2f", {"cache": cache, "skip_threshold": 0.5, "decoded_token_threshold": 0.5}) for cache in ("none", "exact")],
+    *[("hierarchy", {"cache": cache, "high": 0.7, "low": 0.3}) for cache in CACHES],
+    *[("credit", {"cache": cache, "threshold": 0.6}) for cache in CACHES],
+    *[("saber", {"cache": cache}) for cache in CACHES],
+    *[("editing", {"cache": cache, "threshold": 0.6, "edit_threshold": 0.4}) for cache in CACHES],
+    ("conv", {"width": 5}),
+    ("conv", {"block_length": 24, "steps": 9}),
+    ("dkv", {"refresh": 3}),
+    ("dkv", {"refresh": 3, "threshold": 0.5}),
+    ("d3llm", {"theta": 1.0, "decoded_token_threshold": 0.5}),
+    ("dllm-var", {"threshold": 0.5}),
+    *[("freedave", {"cache": cache}) for cache in CACHES],
+    *[("spiffy", {"cache": cache, "threshold": 0.7}) for cache in CACHES],
     ("ar", {"block_length": 1}),
 ]
+REVISING = ("saber", "editing")  # which write to a cell more than once
+DRAFTING = ("freedave", "spiffy")  # whose forwards compute more than one canvas, and not every commit has one
 case = st.sampled_from(CASES)
 seeds = st.integers(0, 10_000)
 LENGTHS = {"gen_length": 24, "block_length": 8}
@@ -78,13 +95,16 @@ def test_each_row_of_a_batch_equals_the_row_alone(seed, case):
 def test_every_forward_commits_in_every_block_that_must_move(seed, case):
     """Would catch a forward that commits nothing, a token outside the candidates, or one that is written twice."""
     strategy, settings = case
-    model, prompts = random_model(seed), [random_prompt(seed, 7), random_prompt(seed + 1, 4)]
-    for number, step in enumerate(decode(model, prompts, strategy, **LENGTHS | settings), start=1):
-        assert step.nfe == number
-        assert not (step.commit & ~step.candidates).any()
-        must = step.window.must & step.candidates.unflatten(1, (-1, 8)).any(-1)
+    model, prompts, k = random_model(seed), [random_prompt(seed, 7), random_prompt(seed + 1, 4)], settings.get("block_length", 8)
+    forwards = 0
+    for step in decode(model, prompts, strategy, **LENGTHS | settings):
+        forwards += step.rows > 0
+        assert step.nfe == forwards and step.ran.any() == (step.rows > 0) and (step.ran.all() or strategy in DRAFTING)
+        assert strategy in REVISING or not (step.commit & ~step.candidates).any()
+        assert not (step.commit & (step.token == MASK)).any() or strategy == "saber"
+        must = step.window.must & step.candidates.unflatten(1, (-1, k)).any(-1)
         assert must.any()  # a row that is done with the block waits for the others
-        assert (step.commit.unflatten(1, (-1, 8)).any(-1) | ~must).all()
+        assert ((step.commit & step.candidates).unflatten(1, (-1, k)).any(-1) | ~must).all()
 
 
 @given(seeds, st.sampled_from([("llada", {"remasking": "random"}), ("fast-dllm", {"threshold": 0.5}), ("d2f", {"skip_threshold": 0.5})]))
@@ -128,7 +148,7 @@ def test_d2f_with_its_exact_cache_equals_recomputing_everything(seed, tau, add, 
     assert same(cached, uncached) and (cached.rows < uncached.rows or cached.nfe == 1)
 
 
-@given(seeds, st.sampled_from(["prefix", "dual"]), st.sampled_from([0.3, 0.6]))
+@given(seeds, st.sampled_from(["prefix", "dual", "vicinity", "frozen"]), st.sampled_from([0.3, 0.6]))
 def test_one_layer_makes_approximate_caches_exact(seed, cache, tau):
     """Would catch a wrong slot or position: in the first layer K/V depend on nothing but the token and its place."""
     plain, cached = (run(seed, "fast-dllm", layers=1, cache=c, threshold=tau) for c in ("none", cache))
@@ -139,7 +159,7 @@ def test_one_layer_makes_approximate_caches_exact(seed, cache, tau):
 def test_a_cache_that_is_refreshed_in_every_step_equals_none(seed, cache, window_size):
     """Would catch an approximation beyond staleness, such as a mask or a slot that only the cached path sees."""
     fresh = dllm.cached(cache, window_size)
-    always = lambda s, window: fresh(s, dataclasses.replace(window, stale=0))  # noqa: E731
+    always = lambda s, window: fresh(s, dataclasses.replace(window, age=0))  # noqa: E731
     rule = dllm.threshold_rule(0.5)
     assert same(run(seed, Strategy(rule, always, dllm.serial)), run(seed, Strategy(rule, dllm.cached("none", window_size), dllm.serial)))
 
@@ -189,7 +209,9 @@ def test_d2f_one_block_at_a_time_is_serial_decoding_under_the_block_mask(seed, t
     """Would catch a pipeline that opens or activates too early, and a serial schedule that recomputes what is exact."""
     piped = run(seed, "d2f", skip_threshold=tau, block_add_threshold=1.0, decoded_token_threshold=1.0)
     rule = dllm.threshold_rule(tau, strict=True)
-    cached, uncached = (run(seed, Strategy(rule, view, dllm.serial, eos="stop")) for view in (dllm.block_causal, dllm.block_causal_uncached))
+    cached, uncached = (
+        run(seed, Strategy(rule, view, dllm.serial, eos="stop")) for view in (dllm.block_causal, dllm.block_causal_uncached)
+    )
     assert same(piped, cached, uncached) and piped.rows == cached.rows and (cached.rows < uncached.rows or cached.nfe == 1)
 
 
@@ -251,10 +273,11 @@ def test_guidance_of_scale_zero_is_none_and_guidance_is_its_formula(seed):
 def test_eos_policies_differ_only_in_what_they_promise(seed, case):
     """Would catch a policy that some strategy ignores."""
     strategy, settings = case
+    k = settings.get("block_length", 8)
     filled, stopped, deferred = (answers(run(seed, strategy, eos=eos, **settings))[0] for eos in ("fill", "stop", "defer"))
     if EOS in stopped:
-        end = (stopped.index(EOS) // 8 + 1) * 8
-        if strategy != "d2f":  # whose later blocks may be open already: those are finished
+        end = (stopped.index(EOS) // k + 1) * k
+        if strategy not in ("d2f", "d3llm"):  # whose later blocks may be open already: those are finished
             assert stopped[:end] == filled[:end]
             assert stopped[end:] == [EOS] * (24 - end)
     else:
@@ -263,7 +286,7 @@ def test_eos_policies_differ_only_in_what_they_promise(seed, case):
     for step in steps:
         late = step.commit & (step.scores.token == EOS)
         early = step.candidates & (step.scores.token != EOS)
-        by_block = (late.unflatten(1, (-1, 8)).any(-1), (early & ~step.commit).unflatten(1, (-1, 8)).any(-1))
+        by_block = (late.unflatten(1, (-1, k)).any(-1), (early & ~step.commit).unflatten(1, (-1, k)).any(-1))
         assert not (by_block[0] & by_block[1]).any() or "threshold" not in settings  # a quota may reach down to an EOS
     assert len(deferred) == 24
 
@@ -273,12 +296,15 @@ def test_eos_policies_differ_only_in_what_they_promise(seed, case):
 CONFIDENCE = [0.95, 0.80, 0.60, 0.92, 0.70, 0.30, 0.76, 0.50]  # the example of docs/idea.md
 
 
-def committed(rule, stale=8, forwards=4, suffix=0, confidence=CONFIDENCE, masked=None) -> list[int]:
+ONE = {"must": torch.ones(1, 1, dtype=torch.bool), "live": torch.tensor([0])}
+
+
+def committed(rule, age=1, forwards=4, suffix=0, confidence=CONFIDENCE, masked=None) -> list[int]:
     """Positions a rule accepts among eight cells, of which `masked` (default all) are candidates."""
     doubt = 1 / torch.tensor([confidence]) - 1
     candidates = torch.tensor([[i in (masked or range(8)) for i in range(8)]])
     scores = Scores(torch.zeros(1, 8, dtype=torch.int64), doubt, doubt, doubt)
-    window = Window(8, 16, stale, suffix, forwards, torch.ones(1, 1, dtype=torch.bool))
+    window = Window(8, 16, age, 8, suffix, forwards, **ONE)
     return (rule(scores, candidates, window) & candidates)[0].nonzero()[:, 0].tolist()
 
 
@@ -291,7 +317,7 @@ def test_rules_on_the_worked_example():
     assert committed(dllm.factor_rule(1.0)) == [0, 1, 3]
     assert committed(dllm.local_leap(0.9, 0.65, radius=2)) == [0, 1, 3, 4]
     assert committed(dllm.adaptive(0.9, 0.5, None), masked=[1, 2, 4, 5, 6, 7]) == [1]  # six of eight masked: 0.9 * (1 - 0.5 / 4) = 0.7875
-    assert committed(dllm.adaptive(0.9, 0.5, None), masked=[1, 2, 4, 5, 6, 7], stale=0) == []
+    assert committed(dllm.adaptive(0.9, 0.5, None), masked=[1, 2, 4, 5, 6, 7], age=0) == []
     assert committed(dllm.adaptive(0.9, 0.5, 3), masked=[1, 2, 4, 5, 6, 7], suffix=8) == []  # ten of twelve: 0.825
 
 
@@ -330,7 +356,7 @@ def test_quotas_share_the_masks_out_evenly_the_larger_first(masks, forwards):
     doubt = torch.rand(1, 12)
     left, spent = torch.arange(12)[None] < masks, []
     for index in range(forwards):
-        window = Window(0, 12, 0, 0, forwards - index, torch.ones(1, 1, dtype=torch.bool))
+        window = Window(0, 12, index, 0, 0, forwards - index, **ONE)
         commit = dllm.quota(Scores(doubt, doubt, doubt, doubt), left, window) & left
         spent.append(int(commit.sum()))
         left = left & ~commit
@@ -353,7 +379,7 @@ def test_block_mask_of_the_docstring():
 def test_pruning_keeps_the_window_and_the_last_slot():
     """Would catch a window counted in blocks, a trailing slot that is lost, or one that is there twice."""
     canvas = dllm.Canvas(random_model(0), [[1, 2]], build("streaming"), Settings(**LENGTHS))
-    window = Window(2, 10, 2, 16, None, torch.ones(1, 1, dtype=torch.bool))
+    window = Window(2, 10, 1, 2, 16, None, **ONE)
     look = dllm.cached("prefix", 3)(canvas, window)
     assert look.visible.tolist() == [*range(13), 25] and look.query.tolist() == [*range(2, 13), 25]
     assert dllm.cached("prefix", 0)(canvas, window).visible.tolist() == [*range(10), 25]
@@ -449,7 +475,7 @@ def test_a_prompt_may_be_a_tensor_a_list_or_a_list_of_lists(model):
         ({"strategy": "fast-dllm", "threshold": -0.1}, "threshold is -0.1"),
         ({"strategy": "fast-dllm", "threshold": 0.8, "factor": 1.0}, "threshold=0.8 and factor=1 are two rules"),
         ({"strategy": "localleap", "radius": -1}, "radius is -1, expected at least 0"),
-        ({"strategy": "localleap", "relaxed_threshold": 0.95}, "relaxed_threshold is 0.95, expected between 0 and threshold=0.9"),
+        ({"strategy": "localleap", "relaxed_threshold": 0.95}, "relaxed_threshold is 0.95, expected at most threshold=0.9"),
         ({"strategy": "streaming", "window_size": -1}, "window_size is -1"),
         ({"strategy": "streaming", "confidence_alpha": 1.5}, "confidence_alpha is 1.5"),
         ({"strategy": "d2f", "block_add_threshold": 1.1}, "block_add_threshold is 1.1"),

@@ -9,7 +9,6 @@ from conftest import random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 
-
 close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)  # logits are about 10; rounding depends on the shapes
 
 

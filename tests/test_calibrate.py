@@ -1,0 +1,55 @@
+"""Drafts are counted as they come true, and what is counted can be read again."""
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+from conftest import MASK, random_model, random_prompt
+from lab import calibrate
+from test_dllm import LENGTHS, run
+
+import dllm
+
+
+def test_a_draft_says_which_masks_by_rank_and_with_which_choice():
+    """Would catch ranks among all cells instead of the masked ones, and choices counted from the wrong end."""
+    logits = torch.tensor([[9.0, 0, 0], [3, 2, 0], [0, 5, 1], [1, 0, 0]])  # of the masked, cell 2 is the surest, then 1, then 3
+    before, after = torch.tensor([0, MASK, MASK, MASK]), torch.tensor([0, 1, 1, MASK])
+    assert calibrate.observed(before, logits, after, MASK) == {(0, 0), (1, 1)}
+
+
+def test_the_most_frequent_drafts_that_can_be_reached_are_chosen():
+    """Would catch a frequent draft whose way there was not chosen: the walk could never come to it."""
+    one, other, both, far = frozenset({(0, 0)}), frozenset({(1, 0)}), frozenset({(0, 0), (1, 0)}), frozenset({(5, 5)})
+    seen = Counter({(one, frozenset()): 5, (other, frozenset()): 1, (both, one): 4, (both, other): 1, (far, frozenset({(9, 9)})): 99})
+    assert calibrate.choose(seen, 2) == [[(0, 0)], [(0, 0), (1, 0)]]
+    assert calibrate.choose(seen, 9) == [[(0, 0)], [(0, 0), (1, 0)], [(1, 0)]]
+
+
+def test_what_was_counted_saves_forwards():
+    """Would catch a graph of other ranks than those the decoder draws: it would be lossless, and of no use."""
+    model, prompt = random_model(5), random_prompt(5, 6)
+    steps = dllm.decode(model, prompt, "fast-dllm", cache="dual", threshold=None, **LENGTHS)
+    graph = tuple(map(tuple, calibrate.choose(calibrate.count(steps, MASK), 30)))
+    rule = dllm.Strategy(dllm.quota, dllm.cached("dual"), dllm.serial, ahead=dllm.Ahead(graph))
+    plain, counted = run(5, "fast-dllm", prompt, cache="dual", threshold=None), run(5, rule, prompt)
+    assert counted.tokens.equal(plain.tokens) and counted.nfe <= plain.nfe - 6
+
+
+def test_a_calibration_is_a_file_that_spiffy_reads(tmp_path, capsys):
+    """Would catch a format that only one of the two knows, and mistakes that end in a traceback."""
+    file = tmp_path / "graph.json"
+    calibrate.main([str(file), "--limit", "1", "--nodes", "3"])
+    capsys.readouterr()
+    graph = dllm.read_graph(str(file))
+    assert 1 <= len(graph) <= 3 and dllm.build("spiffy", graph=str(file)).ahead.graph == graph
+    for text in ("{", "[[[0]]]", "[[[0, -1]]]", "[[[0, 0.5]]]", '["ab"]'):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="graph .* (cannot be read|holds something else)"):
+            dllm.build("spiffy", graph=str(file))
+    for arguments in (["x/y/z.json"], [str(file), "--nodes", "0"], [str(file), "--model", "./nowhere"]):
+        with pytest.raises(SystemExit) as exit:
+            calibrate.main(arguments)
+        assert exit.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+    assert json.loads(file.read_text()) == ["ab"]
