@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dllm import block_mask, require
-from lab.train import Job
+from lab.train import Job, Run
 from load_weights import load_config, load_model, save_adapter
 from model import LLaDA
 
@@ -25,57 +25,41 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "attn_out")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """All that decides the adapter, and where it goes. Each is a flag of the command line.
+class Settings(Run):
+    """The adapter.
 
-    out: folder for the finished adapter
-    run: folder for the checkpoint that a killed training resumes from
     teacher: folder of the model to adapt
-    seed: of the first weights, the data and the masks
-    steps: updates in all
-    batch: problems a step, over all processes
     rank: of the LoRA matrices
     alpha: of LoRA; what it adds is scaled by alpha / rank
     block: tokens a block
     least: smallest masking ratio of a first block
     most: largest masking ratio of a last block; 0.7 in the paper, though every block of a decode starts at 1
     loss: code distils forward, as the authors' code does: cross-entropy with the teacher's distribution; paper is the paper's reverse KL
-    adam: peak learning rate
-    warmup: steps until the learning rate is at its peak; from there it falls to 0
-    tails: share of the steps, the last, with long tails of EOS
-    save_every: steps between checkpoints
-    processes: that share the work, of one thread each
-    score: held-out problems a task to decode at the end; 0 for none
     """
 
     out: str = "weights/tiny-d2f"
     run: str = "runs/tiny-d2f"
-    teacher: str = "weights/tiny"
-    seed: int = 0
     steps: int = 250
     batch: int = 48
+    adam: float = 2e-3
+    warmup: int = 20
+    polish: float = 1.0
+    teacher: str = "weights/tiny"
     rank: int = 32
     alpha: float = 32.0
     block: int = 32
     least: float = 0.2
     most: float = 0.7
     loss: Literal["code", "paper"] = "code"
-    adam: float = 2e-3
-    warmup: int = 20
-    tails: float = 1.0
-    save_every: int = 50
-    processes: int = 2
-    score: int = 300
 
     def __post_init__(self):
-        for name in ("steps", "batch", "rank", "block", "warmup", "save_every", "processes"):
+        super().__post_init__()
+        for name in ("rank", "block"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("seed", "score", "adam", "tails", "alpha"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(self.alpha >= 0, "alpha", self.alpha, "0 or more")
         require(0 < self.most <= 1, "most", self.most, "more than 0 and at most 1")
         require(0 < self.least <= self.most, "least", self.least, f"more than 0 and at most {self.most} (most)")
         load_config(self.teacher)
-        require(self.batch >= self.processes, "batch", self.batch, f"at least one problem for each of {self.processes} processes")
 
 
 class LoRA(nn.Module):
@@ -162,4 +146,4 @@ def label(s: Settings, step: int) -> str:
     return f"masked {s.least:g} to {s.most:g}"
 
 
-JOB = Job(begin, loss, rate, label, save)
+JOB = Job(Settings, begin, loss, rate, label, save)

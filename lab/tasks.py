@@ -1,4 +1,4 @@
-"""Tasks whose answers can be checked exactly: grade-school stories solved step by step, adding, comparing, sorting, reversing.
+"""Tasks whose answers can be checked exactly: grade-school stories solved step by step, sums, counting, comparing, sorting, reversing.
 
 Left out on purpose: anything that needs knowledge of the world, and answers that copy words. An answer is made of numbers, signs and
 the words `The answer is`, so that a model of a few million parameters can learn to write it in an hour.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-LIMIT = 199  # no number in a prompt is larger, and few results are
+LIMIT = 199  # no number is larger
 HELD_OUT = 0.1  # the share of solutions kept out of training
 
 Random = random.Random
@@ -156,9 +156,12 @@ def value(left: int, sign: str, right: int) -> int:
     return {"+": left + right, "-": left - right, "*": left * right}[sign]
 
 
+def equations(steps: Steps) -> str:
+    return " ".join(f"{left} {sign} {right} = {value(left, sign, right)}." for left, sign, right in steps)
+
+
 def solution(steps: Steps) -> str:
-    lines = [f"{left} {sign} {right} = {value(left, sign, right)}." for left, sign, right in steps]
-    return " ".join(lines) + f" The answer is {value(*steps[-1])}."
+    return equations(steps) + f" The answer is {value(*steps[-1])}."
 
 
 # ---- Stories. Each kind returns (prompt, steps).
@@ -327,27 +330,67 @@ def price(rng: Random, count: int) -> tuple[str, Steps]:
 
 def story(rng: Random, count: int) -> tuple[str, str]:
     """A story that takes exactly `count` steps."""
-    while True:  # a chain that was to end in a division may find nothing to divide by: tell another
+    while True:  # a chain that was to end in a division may find nothing to divide by, another grows too large: tell a new one
         kinds = [chain] * 6 + [together, pair, price] if count < 3 else [chain] * 8 + [together]
         kind = chain if count > 3 else rng.choice(kinds)
         prompt, steps = kind(rng, count)
-        if len(steps) == count:
+        if len(steps) == count and max(value(*step) for step in steps) <= LIMIT:
             return prompt, solution(steps)
 
 
 # ---- The other tasks
 
 
-def add(rng: Random) -> tuple[str, str]:
+def calculation(rng: Random) -> tuple[int, str, int]:
     sign = rng.choice("++-*")
-    a, b = (rng.randint(2, 12), rng.randint(2, 12)) if sign == "*" else (number(rng), number(rng))
-    if sign == "-" and a < b:
-        a, b = b, a
+    if sign == "*":
+        return rng.randint(2, 12), sign, rng.randint(2, 12)
+    a = number(rng, LIMIT - 2)
+    if sign == "+":
+        return a, sign, number(rng, LIMIT - a)
+    return a, sign, number(rng, a)
+
+
+def add(rng: Random) -> tuple[str, str]:
+    a, sign, b = calculation(rng)
     word = {"+": "plus", "-": "minus", "*": "times"}[sign]
     asks = ["What is {0}?", "{0} = ?", "{0}", "Calculate {0}.", f"What is {a} {word} {b}?", "How much is {0}?"]
     if sign == "+":
         asks += [f"Add {a} and {b}.", f"What is the sum of {a} and {b}?"]
     return rng.choice(asks).format(f"{a} {sign} {b}"), solution([(a, sign, b)])
+
+
+def drill(rng: Random) -> tuple[str, str]:
+    """Up to 16 calculations that have nothing to do with each other: what a parallel decoder may do all at once."""
+    steps = [calculation(rng) for _ in range(rng.randint(2, rng.choice((4, 8, 16))))]
+    told = [f"{left} {sign} {right}" for left, sign, right in steps]
+    ask = rng.choice(("Calculate {} and {}.", "Work out {} and {}.", "What are {} and {}?"))
+    return ask.format(", ".join(told[:-1]), told[-1]), equations(steps)
+
+
+def total(rng: Random) -> tuple[str, str]:
+    """A running total of up to 20 numbers: the longest chain of steps there is."""
+    count = rng.randint(3, rng.choice((5, 8, 20)))
+    numbers = [number(rng, LIMIT // count) for _ in range(count)]
+    steps: Steps = [(numbers[0], "+", numbers[1])]
+    for k in numbers[2:]:
+        steps.append((value(*steps[-1]), "+", k))
+    last = f"{listed(numbers[:-1])} and {numbers[-1]}"
+    asks = (f"Add up {last}.", f"Add {last}.", f"What is the sum of {last}?", f"Sum: {listed(numbers)}", f"Find the total of {last}.")
+    return rng.choice(asks), solution(steps)
+
+
+def count(rng: Random) -> tuple[str, str]:
+    """Every k-th number from a to b, upwards or downwards: up to 60 of them."""
+    k = rng.randint(1, rng.choice((3, 12)))
+    a = number(rng)
+    numbers = list(range(a, LIMIT + 1, k))[: rng.randint(3, rng.choice((6, 12, 60)))]
+    word = ""
+    if rng.random() < 0.3:
+        numbers, word = numbers[::-1], " down"
+    by = f" by {k}" if k > 1 or rng.random() < 0.5 else ""
+    ask = rng.choice(("Count{0} from {1} to {2}{3}.", "Count{0}{3} from {1} to {2}.", "Please count{0} from {1} to {2}{3}."))
+    return ask.format(word, numbers[0], numbers[-1], by), f"The answer is {listed(numbers)}."
 
 
 def compare(rng: Random) -> tuple[str, str]:
@@ -366,7 +409,7 @@ def listed(numbers: list[int]) -> str:
 
 
 def sort(rng: Random) -> tuple[str, str]:
-    numbers = rng.sample(range(100), rng.randint(3, 6))
+    numbers = rng.sample(range(100), rng.randint(3, 8))
     asks = (
         "Sort these numbers: {}.",
         "Sort the numbers {}.",
@@ -378,7 +421,7 @@ def sort(rng: Random) -> tuple[str, str]:
 
 
 def reverse(rng: Random) -> tuple[str, str]:
-    numbers = [rng.randrange(100) for _ in range(rng.randint(3, 6))]
+    numbers = [rng.randrange(100) for _ in range(rng.randint(3, 8))]
     asks = (
         "Reverse this list: {}.",
         "Reverse the list {}.",
@@ -407,11 +450,14 @@ def check_exactly(problem: Problem, text: str) -> bool:
 
 
 TASKS = {
-    "one-step": Task(partial(story, count=1), check_steps, 14),
-    "two-step": Task(partial(story, count=2), check_steps, 34),
-    "three-step": Task(partial(story, count=3), check_steps, 16),
-    "four-step": Task(partial(story, count=4), check_steps, 10),
-    "add": Task(add, check_steps, 10),
+    "one-step": Task(partial(story, count=1), check_steps, 12),
+    "two-step": Task(partial(story, count=2), check_steps, 18),
+    "three-step": Task(partial(story, count=3), check_steps, 15),
+    "four-step": Task(partial(story, count=4), check_steps, 13),
+    "add": Task(add, check_steps, 6),
+    "drill": Task(drill, check_steps, 8),
+    "total": Task(total, check_steps, 7),
+    "count": Task(count, check_exactly, 5),
     "compare": Task(compare, check_exactly, 4),
     "sort": Task(sort, check_exactly, 7),
     "reverse": Task(reverse, check_exactly, 5),

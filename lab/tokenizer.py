@@ -1,9 +1,9 @@
-"""The tokenizer of the tiny model: a domain word is one token, a digit is one token, and any other text falls back to bytes.
+"""The tokenizer of the tiny model: a domain word is one token, a number up to LIMIT is one token, and any other text falls back to bytes.
 
-Left out on purpose: merges learned from data. Pieces of words would be written out of order by confidence-ordered decoding, and pieces of
-numbers hide the digits that arithmetic is done on. A word carries the space before it, as in GPT-2: decode(encode(text)) == text.
+Left out on purpose: merges learned from data. Pieces of words or numbers would be written out of order by confidence-ordered decoding.
+A word carries the space before it, as in GPT-2: decode(encode(text)) == text.
 
-    " Tom has 12 apples." -> " Tom" " has" " 1" "2" " apples" "."
+    " Tom has 12 apples." -> " Tom" " has" " 12" " apples" "."
 """
 
 import functools
@@ -14,10 +14,10 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from lab.tasks import problems
+from lab.tasks import LIMIT, problems
 
 SPECIAL = ["<|startoftext|>", "<|endoftext|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|mdm_mask|>"]
-PIECE = r"\n\n| ?\p{L}+| ?\d| ?[^\s\p{L}\d]|\s"  # what one token may be; together they cover every text
+PIECE = r"\n\n| ?\p{L}+| ?\d{1,3}(?!\d)| ?\d| ?[^\s\p{L}\d]|\s"  # what one token may be; together they cover every text
 ROLES = ["user", "assistant", "system"]
 ROUND = 64  # the vocabulary is padded to a multiple of this, so that the head's matrix has an even shape
 
@@ -39,7 +39,8 @@ def domain_words(samples: int = 20_000) -> tuple[str, ...]:
     words = {piece for piece, n in count.items() if n >= 8}
     # A digit, a sign or a word with a capital may open a text or follow a space, whichever the samples showed.
     words |= {w.lstrip() for w in words if w.strip() and not w.lstrip()[0].islower()} | {" " + w for w in words if w[0].isalnum()}
-    return tuple(sorted(words | {"\n\n", *ROLES}))
+    numbers = {f"{space}{n}" for n in range(LIMIT + 1) for space in ("", " ")}
+    return tuple(sorted({w for w in words if not w.strip().isdigit()} | numbers | {"\n\n", *ROLES}))
 
 
 def build() -> Tokenizer:

@@ -1,11 +1,12 @@
-"""Train the tiny model: `python -m lab.train`; its D2F student: `python -m lab.train d2f` (lab/d2f.py says how).
+"""Train the tiny model: `python -m lab.train`; its autoregressive twin: `... ar`; its D2F student: `... d2f` (lab/ar.py and lab/d2f.py say how).
 
 Every answer token is supervised first, then LLaDA's masked-diffusion objective takes over:
 
 1. Two streams, block length 1: the clean answer is read causally, and a second copy of it, all masks, predicts each token from the clean
    ones before it. Every token is supervised in every pass, and predictions sit at their own position, as LLaDA needs (no shift).
 2. The blocks of the second stream grow (2, 4, 8, 16) and are masked at random.
-3. One stream, full attention, LLaDA's loss; last, canvases with a long tail of EOS, masked half of the time as decoding in blocks sees them.
+3. One stream, full attention, LLaDA's loss; then canvases with a long tail of EOS, masked half of the time as decoding in blocks sees them.
+4. A polish at a low learning rate, with a tail behind every answer: on a canvas that ends where the answer does a model learns to fill it.
 
 Left out on purpose: mixed-precision scaling, several machines, logging services, and data on disk: a batch is a pure
 function of (seed, step).
@@ -15,6 +16,7 @@ Papers: LLaDA (arXiv 2502.09992), its SFT objective, for 3; two-stream block dif
 Letters: B examples, P prompt length, A answer length with its EOS, Q rows computed, V vocabulary; lengths in tokens.
 """
 
+import importlib
 import json
 import math
 import os
@@ -22,6 +24,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -35,8 +38,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from dllm import Parser, options, require
+from dllm import options, require
 from lab import bench
+from lab.command_line import Parser
 from lab.tasks import Random, problems
 from lab.tokenizer import ROUND, build, chat, save_tokenizer
 from load_weights import save_model
@@ -44,67 +48,109 @@ from model import Config, LLaDA
 
 
 @dataclass(frozen=True)
-class Settings:
-    """All that decides the weights, and where they go. Each is a flag of the command line.
+class Run:
+    """What every kind of training is told. Each is a flag of the command line.
 
-    out: folder for the finished model
+    out: folder for the finished weights
     run: folder for the checkpoint that a killed training resumes from
     seed: of the first weights, the data and the masks
     steps: updates in all
     batch: problems a step, over all processes
+    adam: peak learning rate of Adam
+    warmup: steps until the learning rate is at its peak
+    polish: share of the steps, the last, with a tail of EOS behind every answer, so that its length cannot be read off the canvas
+    tails: share of the steps before the polish, the last, with long tails of EOS behind a quarter of the answers
+    save_every: steps between checkpoints
+    processes: that share the work, of one thread each
+    score: held-out problems a task to decode at the end; 0 for none
+    """
+
+    out: str
+    run: str
+    seed: int = 0
+    steps: int = 1800
+    batch: int = 96
+    adam: float = 3e-3
+    warmup: int = 100
+    polish: float = 0.0
+    tails: float = 0.22
+    save_every: int = 50
+    processes: int = 2
+    score: int = 300
+
+    def __post_init__(self):
+        for name in ("steps", "batch", "warmup", "save_every", "processes"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name in ("seed", "score", "adam", "tails"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(0 <= self.polish <= 1, "polish", self.polish, "between 0 and 1")
+        require(self.batch >= self.processes, "batch", self.batch, f"at least one problem for each of {self.processes} processes")
+
+    @property
+    def main_steps(self) -> int:
+        """Those before the polish."""
+        return self.steps - round(self.polish * self.steps)
+
+
+@dataclass(frozen=True)
+class Network(Run):
+    """A model that is trained from nothing.
+
     width: of the model
     layers: of the model
     heads: of attention; they share the width
     ffn: width of the feed-forward layers
-    muon: peak learning rate of the matrices inside the layers, as a root mean square per step
-    adam: peak learning rate of embedding, head and norms
-    warmup: steps until the learning rate is at its peak
-    dense: share of the steps at block length 1
-    growing: share of the steps at block lengths 2, 4, 8 and 16, a quarter each; full attention comes after it
-    tails: share of the steps, the last, with long tails of EOS
-    least: smallest masking ratio of an example; its inverse weighs the loss, so that 0 would let a single example outweigh a batch
-    save_every: steps between checkpoints
-    processes: that share the work, of one thread each
+    muon: peak learning rate of the matrices inside the layers, as a root mean square per step; the rest is Adam's
+    flat: share of the steps, without the polish, before the learning rate falls, linearly, to 0; the polish starts at 0.3 and falls again
     compile: fuse the layers with torch.compile: 6.3k instead of 3.8k tokens/s a core, after 90 s of warm-up
-    score: held-out problems a task to decode at the end; 0 for none
     """
 
-    out: str = "weights/tiny"
-    run: str = "runs/tiny"
-    seed: int = 0
-    steps: int = 2000
-    batch: int = 96
     width: int = 192
     layers: int = 6
     heads: int = 3
     ffn: int = 512
     muon: float = 2e-3
-    adam: float = 3e-3
-    warmup: int = 100
-    dense: float = 0.30
-    growing: float = 0.24
-    tails: float = 0.30
-    least: float = 0.15
-    save_every: int = 50
-    processes: int = 2
+    flat: float = 0.43
     compile: bool = True
-    score: int = 300
 
     def __post_init__(self):
-        for name in ("steps", "batch", "width", "layers", "heads", "ffn", "warmup", "save_every", "processes"):
+        super().__post_init__()
+        for name in ("width", "layers", "heads", "ffn"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("seed", "score", "muon", "adam", "dense", "tails"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(self.muon >= 0, "muon", self.muon, "0 or more")
+        require(self.main_steps > 0, "polish", self.polish, "less than 1: there must be something to polish")
+        require(0 <= self.flat < 1, "flat", self.flat, "at least 0 and less than 1")
+        require(self.width % (2 * self.heads) == 0, "heads", self.heads, f"a number that divides width {self.width} into even head widths")
+
+
+@dataclass(frozen=True)
+class Settings(Network):
+    """The tiny model.
+
+    dense: share of the steps, without the polish, at block length 1
+    growing: share of them at block lengths 2, 4, 8 and 16, a quarter each; full attention comes after it
+    least: smallest masking ratio of an example; its inverse weighs the loss, so that 0 would let a single example outweigh a batch
+    """
+
+    out: str = "weights/tiny"
+    run: str = "runs/tiny"
+    polish: float = 1 / 6
+    dense: float = 0.30
+    growing: float = 0.13
+    least: float = 0.15
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.dense >= 0, "dense", self.dense, "0 or more")
         room = 1 - self.dense
         require(0 < self.growing < room, "growing", self.growing, f"more than 0 and, with dense {self.dense}, less than {room:g}")
         require(0 < self.least <= 1, "least", self.least, "more than 0 and at most 1")
-        require(self.width % (2 * self.heads) == 0, "heads", self.heads, f"a number that divides width {self.width} into even head widths")
-        require(self.batch >= self.processes, "batch", self.batch, f"at least one problem for each of {self.processes} processes")
 
 
 class Job(NamedTuple):
     """What one kind of training is made of, as functions of its settings, so that every process can make its own."""
 
+    settings: type[Run]
     begin: Callable[..., tuple[nn.Module, list[torch.optim.Optimizer]]]  # (settings, tokenizer); what requires a gradient is trained
     loss: Callable[..., tuple[Tensor, Tensor]]  # (settings, step, module, batch, rng) -> sum over examples, counts [masked, right]
     rate: Callable[..., float]  # (settings, step) -> share of the optimizers' peak learning rates
@@ -117,16 +163,18 @@ class Job(NamedTuple):
 
 def block_length(s: Settings, step: int) -> int | None:
     """Length of the blocks of the two-stream pass; None once the model is trained with full attention."""
-    done = step / s.steps - s.dense
+    done = step / s.main_steps - s.dense
     if done < 0:
         return 1
     return 2 ** (1 + int(4 * done / s.growing)) if done < s.growing else None
 
 
-def learning_rate(s: Settings, step: int) -> float:
-    """As a share of the peak: up over the warm-up, flat, and from the first step of full attention linearly down to 0. No restarts."""
-    turn = (s.dense + s.growing) * s.steps
-    return min(1.0, (step + 1) / s.warmup, (s.steps - step) / (s.steps - turn))
+def learning_rate(s: Network, step: int) -> float:
+    """As a share of the peak: up over the warm-up, flat, then linearly down to 0; then the polish."""
+    main = s.main_steps
+    if step >= main:
+        return 0.3 * (s.steps - step) / (s.steps - main)
+    return min(1.0, (step + 1) / s.warmup, (main - step) / (main * (1 - s.flat)))
 
 
 # ---- Data
@@ -137,6 +185,7 @@ class Batch:
     prompt: Tensor  # int64 [B, P], left-padded
     start: Tensor  # int64 [B], the first real position of each prompt
     answer: Tensor  # int64 [B, A], filled with EOS
+    weight: Tensor  # float32 [B, A]: 1 over the answer's length for its tokens, first EOS included; the EOS after it count as one together
 
 
 def collate(pairs: list[tuple[list[int], list[int]]], length: int, eos: int) -> Batch:
@@ -144,32 +193,45 @@ def collate(pairs: list[tuple[list[int], list[int]]], length: int, eos: int) -> 
     start = [P - len(prompt) for prompt, _ in pairs]
     prompt = torch.tensor([[eos] * pad + prompt for pad, (prompt, _) in zip(start, pairs)])
     answer = torch.tensor([answer + [eos] * (length - len(answer)) for _, answer in pairs])
-    return Batch(prompt, torch.tensor(start), answer)
+    own = torch.tensor([len(answer) for _, answer in pairs])[:, None]  # [B, 1]
+    weight = torch.where(torch.arange(length) < own, 1.0, 1 / (length - own).clamp(min=1)) / own
+    return Batch(prompt, torch.tensor(start), answer, weight)
 
 
-def batches(s: Settings, tokenizer, step: int, rank: int) -> list[Batch]:
+def batches(s: Run, tokenizer, step: int, rank: int) -> list[Batch]:
     """The examples of one step that fall to one process, in groups of similar length, so that little padding is computed."""
     chosen = list(islice(problems(f"train/{s.seed}/{step}"), s.batch))
     encode = lambda texts: [e.ids for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
     pairs = list(zip(encode([chat(p.prompt) for p in chosen]), encode([p.answer + "<|endoftext|>" for p in chosen])))
     pairs = sorted(pairs, key=lambda pair: (len(pair[1]), len(pair[0])))[rank :: s.processes]
     rng = Random(f"length/{s.seed}/{step}/{rank}")
-    groups = []
-    for first in range(0, len(pairs), GROUP):
-        group = pairs[first : first + GROUP]
-        longest = max(len(answer) for _, answer in group)
-        if step >= (1 - s.tails) * s.steps and rng.random() < 0.5:
-            length = max(longest + 8, rng.randint(32, 160))
+    groups: list[list] = []
+    for pair in pairs:
+        if not groups or len(groups[-1]) == GROUP or len(pair[1]) > 1.5 * len(groups[-1][0][1]):
+            groups.append([])
+        groups[-1].append(pair)
+    collated = []
+    for group in groups:
+        longest = len(group[-1][1])
+        polished = step >= s.main_steps
+        if has_tails(s, step) and rng.random() < (0.1 if polished else 0.25):
+            length = max(longest + 8, round(32 * 2 ** rng.uniform(0, 4)))
+        elif polished:
+            length = longest + rng.randint(8, 64)
         else:
             length = longest + rng.randint(0, 4)
-        groups.append(collate(group, length, tokenizer.token_to_id("<|endoftext|>")))
-    return groups
+        collated.append(collate(group, length, tokenizer.token_to_id("<|endoftext|>")))
+    return collated
 
 
-GROUP = 24  # examples computed together
+def has_tails(s: Run, step: int) -> bool:
+    return step >= (1 - s.tails) * s.main_steps
 
 
-# ---- Objectives. Both return the sum over examples of LLaDA's SFT loss, (1 / A) sum over masked of CE / p.
+GROUP = 24  # examples computed together, at most
+
+
+# ---- Objectives. Each returns the sum over examples of LLaDA's SFT loss, sum over masked of weight * CE / p.
 
 
 def two_stream_mask(P: int, A: int, block: int) -> Tensor:
@@ -211,7 +273,7 @@ def two_stream_loss(model: LLaDA, batch: Batch, block: int, least: float, rng: t
     positions = torch.cat((torch.arange(P + A), torch.arange(P, P + A)))
     ids = torch.cat((batch.prompt, batch.answer, noisy), 1)  # [B, P + 2A]
     logits = model(ids, query=positions, mask=two_stream_mask(P, A, block), rows=slice(P + A, P + 2 * A), start=batch.start)  # [B, A, V]
-    return sft_loss(logits, batch.answer, masked, ratio), accuracy(logits, batch.answer, masked)
+    return sft_loss(logits, batch, masked, ratio), accuracy(logits, batch.answer, masked)
 
 
 def diffusion_loss(model: LLaDA, batch: Batch, least: float, as_decoded: bool, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -221,7 +283,7 @@ def diffusion_loss(model: LLaDA, batch: Batch, least: float, as_decoded: bool, r
     noisy = batch.answer.masked_fill(hidden, model.config.mask_token_id)
     ids = torch.cat((batch.prompt, noisy), 1)  # [B, P + A]
     logits = model(ids, query=torch.arange(P + A), rows=slice(P, P + A), start=batch.start)  # [B, A, V]
-    return sft_loss(logits, batch.answer, scored, ratio), accuracy(logits, batch.answer, scored)
+    return sft_loss(logits, batch, scored, ratio), accuracy(logits, batch.answer, scored)
 
 
 def draw_masks(B: int, A: int, least: float, as_decoded: bool, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -243,9 +305,12 @@ def draw_masks(B: int, A: int, least: float, as_decoded: bool, rng: torch.Genera
     return ratio, torch.where(half, inside | (block > active), masked), torch.where(half, inside, masked)
 
 
-def sft_loss(logits: Tensor, answer: Tensor, masked: Tensor, ratio: Tensor) -> Tensor:
-    """Sum over examples of (1 / A) sum over masked of CE / ratio: LLaDA, algorithm 2. EOS counts, in the sum and in A."""
-    return (cross_entropy(logits, answer) * masked / ratio).mean(1).sum()
+def sft_loss(logits: Tensor, batch: Batch, masked: Tensor, ratio: Tensor | float) -> Tensor:
+    """Sum over examples of sum over masked of weight * CE / ratio: LLaDA, algorithm 2, with one change.
+
+    There every token of the padded answer weighs 1 / A. Behind a short answer on a long canvas that is a loss about EOS.
+    """
+    return (cross_entropy(logits, batch.answer) * batch.weight * masked / ratio).sum()
 
 
 def accuracy(logits: Tensor, answer: Tensor, masked: Tensor) -> Tensor:
@@ -256,21 +321,35 @@ def accuracy(logits: Tensor, answer: Tensor, masked: Tensor) -> Tensor:
 # ---- Model and optimizers
 
 
-def new_model(s: Settings, tokenizer) -> LLaDA:
+def new_model(s: Network, tokenizer) -> LLaDA:
     torch.manual_seed(s.seed)
     vocabulary = math.ceil(tokenizer.get_vocab_size() / ROUND) * ROUND
     mask, eos = tokenizer.token_to_id("<|mdm_mask|>"), tokenizer.token_to_id("<|endoftext|>")
     model = LLaDA(Config(s.width, s.layers, s.heads, s.ffn, vocabulary, mask, eos))
+    features = 0.04 * torch.randn(50, s.width)
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.ndim == 2:
                 out = name.endswith(("attn_out.weight", "ff_out.weight"))  # what is added to the residual stream starts small
                 p.normal_(std=0.1 if name.startswith("wte") else 0.5 * p.shape[1] ** -0.5 * ((2 * s.layers) ** -0.5 if out else 1))
+        for token, index in tokenizer.get_vocab().items():
+            if (number := token.removeprefix("Ġ")).isdecimal():
+                model.wte.weight[index].mul_(0.1).add_(number_features(int(number)) @ features)
         model.ff_out.weight.copy_(0.2 * model.wte.weight)  # untied, but a token's row starts where its embedding points
     return model
 
 
-def optimizers(s: Settings, model: LLaDA) -> list[torch.optim.Optimizer]:
+def number_features(n: int) -> Tensor:
+    """What the embedding of a number starts from, so that 37 and 38 begin alike: float32 [50], its three digits one-hot and ten waves of it.
+
+    Larger models come to hold numbers as such waves by themselves (arXiv 2406.03445).
+    """
+    digits = F.one_hot(torch.tensor([n // 100, n // 10 % 10, n % 10]), 10).flatten().float()
+    angle = 2 * math.pi * n / torch.tensor([2.0, 5, 10, 20, 50, 100, 200, 400, 800, 1600])
+    return torch.cat((digits, angle.cos() * 0.55, angle.sin() * 0.55))
+
+
+def optimizers(s: Network, model: LLaDA) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, Adam for the rest."""
     inside = [p for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("blocks")]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or not name.startswith("blocks")]
@@ -280,7 +359,7 @@ def optimizers(s: Settings, model: LLaDA) -> list[torch.optim.Optimizer]:
     ]
 
 
-def begin(s: Settings, tokenizer) -> tuple[LLaDA, list[torch.optim.Optimizer]]:
+def begin(s: Network, tokenizer) -> tuple[LLaDA, list[torch.optim.Optimizer]]:
     model = new_model(s, tokenizer)
     if s.compile:
         for block in model.blocks:  # one block's code, shared by all: compiling the whole model takes four times as long
@@ -291,20 +370,20 @@ def begin(s: Settings, tokenizer) -> tuple[LLaDA, list[torch.optim.Optimizer]]:
 def loss(s: Settings, step: int, model: LLaDA, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     if block := block_length(s, step):
         return two_stream_loss(model, batch, block, s.least, rng)
-    return diffusion_loss(model, batch, s.least, step >= (1 - s.tails) * s.steps, rng)
+    return diffusion_loss(model, batch, s.least, has_tails(s, step), rng)
 
 
 def label(s: Settings, step: int) -> str:
     return f"block {block_length(s, step) or 'full'}"
 
 
-def save(s: Settings, model: LLaDA) -> list[str]:
+def save(strategies: str, s: Network, model: LLaDA) -> list[str]:
     save_tokenizer(build(), s.out)
     save_model(model, s.out, torch.bfloat16)
-    return ["--model", s.out, "--strategies", "llada,fast-dllm"]
+    return ["--model", s.out, "--strategies", strategies]
 
 
-TINY = Job(begin, loss, learning_rate, label, save)
+JOB = Job(Settings, begin, loss, learning_rate, label, partial(save, "llada,fast-dllm"))
 
 
 # ---- Checkpoints: one safetensors file, so that a kill leaves either the old or the new state and never half of each
@@ -314,7 +393,7 @@ def trained(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
-def save_checkpoint(s, step: int, module: nn.Module, opts: list) -> None:
+def save_checkpoint(s: Run, step: int, module: nn.Module, opts: list) -> None:
     tensors = {f"model/{name}": p.detach() for name, p in trained(module).items()}
     for o, opt in enumerate(opts):
         for i, state in opt.state_dict()["state"].items():
@@ -325,7 +404,7 @@ def save_checkpoint(s, step: int, module: nn.Module, opts: list) -> None:
     os.replace(temporary, Path(s.run, "checkpoint.safetensors"))
 
 
-def load_checkpoint(s, module: nn.Module, opts: list) -> int:
+def load_checkpoint(s: Run, module: nn.Module, opts: list) -> int:
     """Take up the state of a killed run and return the number of steps it has done: 0, and nothing changed, if there is none."""
     file = Path(s.run, "checkpoint.safetensors")
     if not file.exists():
@@ -345,12 +424,12 @@ def load_checkpoint(s, module: nn.Module, opts: list) -> int:
         return int(f.metadata()["step"])
 
 
-def recipe(s) -> dict:
+def recipe(s: Run) -> dict:
     """What must not change when a run is resumed."""
     return {name: value for name, value in asdict(s).items() if name not in ("out", "run", "save_every", "score", "compile")}
 
 
-def check_recipe(s) -> None:
+def check_recipe(s: Run) -> None:
     """Raise ValueError if s.run holds the checkpoint of another recipe."""
     file = Path(s.run, "checkpoint.safetensors")
     if file.exists():
@@ -367,7 +446,7 @@ def check_recipe(s) -> None:
 # ---- The loop
 
 
-def train(s, rank: int = 0, job: Job = TINY) -> nn.Module:
+def train(s: Run, rank: int = 0, job: Job = JOB) -> nn.Module:
     """Train to the last step, from the checkpoint in s.run if there is one. All processes run this; only the first writes."""
     torch.set_num_threads(1)
     tokenizer = build()
@@ -385,7 +464,7 @@ def train(s, rank: int = 0, job: Job = TINY) -> nn.Module:
     return module
 
 
-def train_step(s, step: int, rank: int, module: nn.Module, opts: list, tokenizer, job: Job) -> Tensor:
+def train_step(s: Run, step: int, rank: int, module: nn.Module, opts: list, tokenizer, job: Job) -> Tensor:
     """One update. Returns float32 [3]: loss, masked tokens, right ones. Its randomness is a function of (seed, step, process)."""
     rng = torch.Generator().manual_seed((s.seed * 1_000_003 + step) * 64 + rank)
     counts, total, parameters = torch.zeros(2), 0.0, trained(module).values()
@@ -408,12 +487,12 @@ def train_step(s, step: int, rank: int, module: nn.Module, opts: list, tokenizer
     return torch.tensor([total * s.processes, *counts])
 
 
-def worker(rank: int, s, job: Job, meeting: str) -> None:
+def worker(rank: int, s: Run, job: Job, meeting: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=s.processes)
     train(s, rank, job)
 
 
-def train_together(s, job: Job) -> nn.Module:
+def train_together(s: Run, job: Job) -> nn.Module:
     """Run s.processes processes, this one among them. If it is killed, the others stop at their next all-reduce."""
     if s.processes == 1:
         return train(s, 0, job)
@@ -436,16 +515,14 @@ def train_together(s, job: Job) -> nn.Module:
 
 def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
-    job, kind = TINY, Settings
-    if arguments[:1] == ["d2f"]:
-        from lab import d2f
-
-        job, kind, arguments = d2f.JOB, d2f.Settings, arguments[1:]
+    job = JOB
+    if arguments[:1] in (["ar"], ["d2f"]):
+        job, arguments = importlib.import_module(f"lab.{arguments[0]}").JOB, arguments[1:]
     parser = Parser(prog="lab.train", description=__doc__.splitlines()[0], allow_abbrev=False)
-    for option in options(kind).values():
+    for option in options(job.settings).values():
         parser.add_option(option, f" (default {option.default})")
     try:
-        s = kind(**vars(parser.parse_args(arguments)))
+        s = job.settings(**vars(parser.parse_args(arguments)))
         check_recipe(s)
         Path(s.out).mkdir(parents=True, exist_ok=True)  # now, not after an hour
     except (ValueError, OSError) as error:

@@ -8,9 +8,8 @@ from conftest import EOS, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 
-import dllm
 import load_weights
-from lab import d2f, train
+from lab import command_line, d2f, train
 from lab.train import Batch
 
 SETTINGS = {"rank": 4, "alpha": 8.0, "block": 4}
@@ -23,7 +22,8 @@ def student(saved) -> d2f.Student:
 
 def a_batch(answer_length: int = 10) -> Batch:
     prompt = torch.tensor([random_prompt(0, 6), [EOS, EOS, *random_prompt(1, 4)]])
-    return Batch(prompt, torch.tensor([0, 2]), torch.tensor([random_prompt(seed, answer_length) for seed in (2, 3)]))
+    answer = torch.tensor([random_prompt(seed, answer_length) for seed in (2, 3)])
+    return Batch(prompt, torch.tensor([0, 2]), answer, torch.full(answer.shape, 1 / answer_length))
 
 
 def learn(student, s, steps: int = 1) -> list[float]:
@@ -105,11 +105,11 @@ def test_it_is_a_job_of_lab_train_that_leaves_an_adapter(tmp_path, capsys):
         f"--run={tmp_path / 'run'}",
         f"--out={tmp_path / 'out'}",
     ]
-    train.main([*flags, f"--teacher={dllm.EMBEDDED}"])
+    train.main([*flags, f"--teacher={command_line.TINY}"])
     first = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
-    train.main([*flags, f"--teacher={dllm.EMBEDDED}"])  # resumes at its end
+    train.main([*flags, f"--teacher={command_line.TINY}"])  # resumes at its end
     assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == first
-    load_weights.load_model(dllm.EMBEDDED, adapter=tmp_path / "out", device="cpu")
+    load_weights.load_model(command_line.TINY, adapter=tmp_path / "out", device="cpu")
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit:
         train.main([*flags, "--teacher=./nowhere"])

@@ -15,6 +15,8 @@ import torch
 from conftest import random_model
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
+
 from lab import train
 from lab.tokenizer import build
 from lab.train import (
@@ -29,7 +31,6 @@ from lab.train import (
     two_stream_loss,
     two_stream_mask,
 )
-from safetensors.torch import load_file
 
 SMALL = Settings(steps=8, batch=4, width=8, layers=1, heads=1, ffn=8, warmup=2, save_every=1, processes=1, compile=False, score=0)
 MASK, EOS = 39, 38  # of conftest's random models
@@ -42,7 +43,7 @@ def small(tmp_path: Path, **changes) -> Settings:
 def batch(B: int = 4, P: int = 5, A: int = 40) -> Batch:
     generator = torch.Generator().manual_seed(1)
     draw = lambda length: torch.randint(0, EOS, (B, length), generator=generator)
-    return Batch(draw(P), torch.zeros(B, dtype=torch.int64), draw(A))
+    return Batch(draw(P), torch.zeros(B, dtype=torch.int64), draw(A), torch.full((B, A), 1 / A))
 
 
 class Uniform(torch.nn.Module):
@@ -59,14 +60,14 @@ class Uniform(torch.nn.Module):
 
 
 def test_the_loss_of_a_case_worked_by_hand():
-    """A loss that is divided by the masked tokens instead of the answer's length, or that forgets the masking ratio."""
+    """A loss that is divided by the masked tokens instead of the answer's length, that forgets the masking ratio, or that is about the tail."""
     quarter, half = math.log(1 / 4), math.log(1 / 2)  # logits of probabilities 1/4, 1/4, 1/2
     logits = torch.tensor([[[quarter, quarter, half]] * 4] * 2)  # [2, 4, 3]
-    answer = torch.tensor([[0, 2, 1, 2], [2, 2, 2, 2]])
+    data = collate([([1], [0, 2, 1, 2]), ([1], [2, 2])], 4, 2)  # the second answer has two tokens and a tail of two
     masked = torch.tensor([[True, True, False, False], [False, False, False, True]])
     ratio = torch.tensor([[0.5] * 4, [0.25] * 4])
-    # first:  (ln 4 + ln 2) / 0.5 / 4 tokens = 1.5 ln 2;  second:  ln 2 / 0.25 / 4 tokens = ln 2
-    assert sft_loss(logits, answer, masked, ratio).item() == pytest.approx(2.5 * math.log(2))
+    # first:  (ln 4 + ln 2) / 0.5 / 4 tokens = 1.5 ln 2;  second:  half a token of the tail, ln 2 / 0.25 / 2 / 2 tokens = ln 2
+    assert sft_loss(logits, data, masked, ratio).item() == pytest.approx(2.5 * math.log(2))
 
 
 def test_the_objective_is_unbiased():
@@ -130,7 +131,7 @@ def test_a_noisy_block_is_blind_to_its_own_clean_tokens(block):
         seen = []
         forward = lambda *a, **k: seen.append(model(*a, **k)) or seen[0]
         forward.config = model.config
-        data = Batch(batch(1).prompt, torch.zeros(1, dtype=torch.int64), answer)
+        data = replace(batch(1), answer=answer, weight=torch.ones(1, A))
         rng = torch.Generator().manual_seed(0)
         two_stream_loss(forward, data, block, 1.0, rng)  # a ratio of 1 masks all
         return seen[0]
@@ -148,13 +149,15 @@ def test_a_noisy_block_is_blind_to_its_own_clean_tokens(block):
 
 
 def test_the_schedule_grows_the_blocks_and_decays_once():
-    """A stage that is skipped by rounding, a learning rate that restarts."""
-    s = replace(SMALL, steps=1000, warmup=50)
+    """A stage that is skipped by rounding, a learning rate that restarts before the polish."""
+    s = replace(SMALL, steps=1250, warmup=50, polish=0.2)
     blocks = [block_length(s, step) or math.inf for step in range(1000)]
     assert sorted(set(blocks)) == [1, 2, 4, 8, 16, math.inf] and blocks == sorted(blocks)
-    rates = [learning_rate(s, step) for step in range(1000)]
+    rates = [learning_rate(s, step) for step in range(1250)]
+    rates, polish = rates[:1000], rates[1000:]
     assert rates[:50] == sorted(rates[:50]) and rates[49:] == sorted(rates[49:], reverse=True)
-    assert max(rates) == 1 and 0 < rates[-1] < 0.01 and rates[blocks.index(math.inf)] == 1
+    assert polish[0] == pytest.approx(0.3) and polish == sorted(polish, reverse=True) and 0 < polish[-1] < 0.01
+    assert max(rates) == 1 and 0 < rates[-1] < 0.01 and rates[blocks.index(math.inf)] > 0.999 > rates[blocks.index(math.inf) + 10]
 
 
 def test_processes_share_out_the_examples_of_one():
@@ -173,19 +176,20 @@ def test_processes_share_out_the_examples_of_one():
     assert answers(1) == answers(2) == answers(3) and len(answers(1)) == 10
 
 
-def test_answers_end_in_eos_and_long_tails_come_last():
-    """An answer without its EOS teaches the model never to stop; tails from the start waste the training on EOS."""
-    s, tokenizer = replace(SMALL, steps=100, batch=16), build()
+def test_answers_end_in_eos_and_tails_come_last():
+    """An answer without its EOS teaches the model never to stop; tails from the start waste the training on EOS; without them it fills."""
+    s, tokenizer = replace(SMALL, steps=100, batch=16, polish=0.2, tails=0.5), build()
     eos = tokenizer.token_to_id("<|endoftext|>")
 
-    def tail(step):
-        rows = [row for group in train.batches(s, tokenizer, step, 0) for row in group.answer.tolist()]
-        assert all(eos in row and set(row[row.index(eos) :]) == {eos} for row in rows)
-        return min(row.count(eos) for row in rows)
+    def tails(*steps):
+        """The EOS behind the longest answer of each group; the first is the answer's own."""
+        groups = [group.answer.tolist() for step in range(*steps) for group in train.batches(s, tokenizer, step, 0)]
+        assert all(eos in row and set(row[row.index(eos) :]) == {eos} for rows in groups for row in rows)
+        return [min(row.count(eos) for row in rows) for rows in groups]
 
-    early = max(tail(step) for step in range(10))
-    late = max(tail(step) for step in range(90, 100))
-    assert early <= 5 and late > 8
+    assert max(tails(10)) <= 5
+    assert max(tails(40, 80)) > 8 > min(tails(40, 80))
+    assert min(tails(80, 100)) > 8
 
 
 def test_prompts_are_padded_on_the_left():
