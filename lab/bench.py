@@ -1,31 +1,34 @@
-"""What the decoder costs and what it gets right, measured: `python -m lab.bench compare | oracle | forward`.
+"""What the decoder costs and what it gets right, measured: `python -m lab.bench compare | delayed | oracle | forward | results`.
 
-compare    every strategy on the same held-out problems: accuracy, forwards, rows, tokens per forward, tokens/s, speed-up over llada
+compare    strategies on the same held-out problems: accuracy, forwards, rows, tokens per forward, tokens/s, speed-up over llada (compare.py)
+delayed    how early each token is already the model's first choice (compare.py)
 oracle     how often each rule stays inside a small language when the model makes no error, beside what theory says of one step
 forward    one forward beside the bare matrix products of the same shapes: how much of the time is not arithmetic
+results    run the commands of docs/results.md again and write what they print under them (report.py)
 
 Times on shared machines drift. So whatever is compared takes turns within one run, and the figure to quote is the ratio.
 """
 
 import argparse
-import json
 import math
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
-from dllm import EMBEDDED, STRATEGIES, Parser, generate, plan, use_threads
+from dllm import STRATEGIES, generate
+from lab.command_line import Parser, has_weights
+from lab.compare import compare, delayed
 from lab.oracle import LANGUAGES, Oracle
-from lab.tasks import TASKS, Problem, check, problems
-from load_weights import DTYPES, find_device, load_model, load_tokenizer
+from lab.report import about, remeasure, table
+from load_weights import DTYPES, find_device
 from model import Config, LLaDA
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results.md"
 
 
 # --- forward -----------------------------------------------------------------------------------------------------------------------------
@@ -114,84 +117,18 @@ def forward(args: argparse.Namespace) -> None:
         Shape("prefix-cached", start, S, slice(0, args.block_length)),
         Shape("block only", start, block.stop, slice(0, args.block_length)),
     ]
-    print(f"torch {torch.__version__}, {device} ({platform.machine()}, {torch.get_num_threads()} threads), {args.dtype}")
-    print(f"d_model {args.d_model}, {args.n_layers} layers, vocabulary {args.vocab_size}, canvas {S}, block {args.block_length} at {start}")
-    print(f"median of {args.rounds} rounds\n")
-    print(f"{'':18}{'rows':>6}{'logits':>8}{'forward ms':>12}{'products ms':>13}{'ratio':>8}")
+    print(about(model) + ".")
+    print(
+        f"d_model {args.d_model}, {args.n_layers} layers, vocabulary {args.vocab_size}, canvas {S}, block {args.block_length} at {start}."
+    )
+    print(f"Median of {args.rounds} rounds.\n")
+    rows = []
     for shape in shapes:
         ours, bare = alternate([whole_forward(model, shape, S), bare_products(model, shape, S)], args.rounds, device)
         ratio = statistics.median(a / b for a, b in zip(ours, bare))  # of neighbours in time, which share the machine's mood
         Q, ms = shape.end - shape.first, [statistics.median(seconds) * 1e3 for seconds in (ours, bare)]
-        print(f"{shape.name:18}{Q:6}{len(range(Q)[shape.rows]):8}{ms[0]:12.1f}{ms[1]:13.1f}{ratio:8.2f}", flush=True)
-
-
-# --- compare -----------------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Score:
-    """What one strategy did with the problems so far."""
-
-    right: int = 0
-    problems: int = 0
-    tokens: int = 0  # before the first EOS: padding never counts as speed
-    forwards: int = 0  # summed over the problems, as if each had been decoded alone
-    rows: int = 0
-    seconds: float = 0.0
-
-    def add(self, result, right: int) -> None:
-        self.right, self.problems = self.right + right, self.problems + len(result.lengths)
-        self.tokens, self.forwards = self.tokens + sum(result.lengths), self.forwards + sum(result.forwards)
-        self.rows, self.seconds = self.rows + result.rows, self.seconds + result.seconds
-
-    def figures(self, baseline: "Score | None") -> dict[str, float]:
-        """Means over the problems; accuracy with the ends of its 95 % Wilson interval; the speed-up over the baseline of the same run."""
-        n, p, z = self.problems, self.right / self.problems, 1.96
-        middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        found = {"accuracy": p, "low": middle - half, "high": middle + half, "forwards": self.forwards / n, "rows": self.rows / n}
-        found |= {"tokens_per_forward": self.tokens / self.forwards, "tokens_per_second": self.tokens / self.seconds}
-        return found | ({"speed_up": found["tokens_per_second"] / (baseline.tokens / baseline.seconds)} if baseline else {})
-
-
-def answer(model: LLaDA, tokenizer, chosen: list[Problem], strategy: str, **settings):
-    """Decode a batch of problems in the chat template; returns the Result and how many answers the checker accepts."""
-    result = generate(model, [tokenizer.encode_chat([{"role": "user", "content": p.prompt}]) for p in chosen], strategy, **settings)
-    texts = [tokenizer.decode(result.answer(row), skip_special_tokens=False) for row in range(len(chosen))]
-    return result, sum(map(check, chosen, texts))
-
-
-def compare(args: argparse.Namespace) -> None:
-    """Decode the same held-out problems with every strategy in turn, batch by batch, and print a table."""
-    settings = {"gen_length": args.gen_length, "block_length": args.block_length}
-    names = args.strategies.split(",")
-    for name in names:
-        plan(name, settings)  # refuses before anything is loaded
-    model, tokenizer = load_model(args.model, args.adapter, args.device), load_tokenizer(args.model)
-    use_threads(model)
-    tasks = [args.task] if args.task else list(TASKS)
-    scores = {task: {name: Score() for name in names} for task in tasks}
-    with tqdm(total=args.limit * len(tasks) * len(names), unit="problem", leave=False) as bar:
-        for task in tasks:
-            stream = problems(args.seed, task, held_out=True)
-            for first in range(0, args.limit, args.batch_size):
-                chosen = list(islice(stream, min(args.batch_size, args.limit - first)))
-                for name in names:
-                    scores[task][name].add(*answer(model, tokenizer, chosen, name, **settings))
-                    bar.update(len(chosen))
-    figures = {task: {name: score.figures(of.get("llada")) for name, score in of.items()} for task, of in scores.items()}
-    if args.json:
-        print(json.dumps({"settings": vars(args), "torch": torch.__version__, "figures": figures}))
-        return
-    print(
-        f"torch {torch.__version__}, {model.device} ({platform.machine()}, {torch.get_num_threads()} threads), batches of {args.batch_size}"
-    )
-    print(f"{args.limit} held-out problems a task, seed {args.seed}, gen_length {args.gen_length}, block_length {args.block_length}")
-    for task, of in figures.items():
-        print(f"\n{task:14}{'right':>8}{'95 % interval':>16}{'forwards':>10}{'rows':>8}{'tokens/fwd':>12}{'tokens/s':>10}{'speed-up':>10}")
-        for name, f in of.items():
-            interval = f"{f['low']:.1%} - {f['high']:.1%}"
-            speed = f"{f['tokens_per_forward']:12.2f}{f['tokens_per_second']:10.0f}" + (f"{f['speed_up']:9.1f}x" if "speed_up" in f else "")
-            print(f"{name:14}{f['accuracy']:8.1%}{interval:>16}{f['forwards']:10.1f}{f['rows']:8.0f}{speed}")
+        rows.append([shape.name, str(Q), str(len(range(Q)[shape.rows])), f"{ms[0]:.1f}", f"{ms[1]:.1f}", f"{ratio:.2f}"])
+    print(table(["", "rows", "logits", "forward ms", "products ms", "ratio"], rows))
 
 
 # --- oracle ------------------------------------------------------------------------------------------------------------------------------
@@ -210,16 +147,22 @@ RULES = {
 def oracle(args: argparse.Namespace) -> None:
     """Print how often each rule, sampling at temperature 1, writes a string of the language, and in how many forwards."""
     oracles = {name: Oracle(f"{name}-{args.length}") for name in LANGUAGES}
-    print(f"{args.limit} runs each, length {args.length}, temperature 1; in brackets, forwards a string\n")
-    print(f"{'':14}{'theory, at once':>16}" + "".join(f"{name:>17}" for name in RULES))
+    print(f"{args.limit} runs each, length {args.length}, temperature 1; in brackets, forwards a string.\n")
+    rows = []
     for name, exact in oracles.items():
-        line = f"{name:14}{exact.one_step_validity():16.1%}"
+        line = [name, f"{exact.one_step_validity():.1%}"]
         for strategy, own in RULES.values():
             settings = own | {"gen_length": args.length, "block_length": args.length, "temperature": 1.0, "seed": args.seed}
             result = generate(exact, [exact.encode("")] * args.limit, strategy, **settings)
             valid = exact.contains(result.tokens[:, 1:]).float().mean().item()
-            line += f"{f'{valid:.1%} ({sum(result.forwards) / args.limit:.1f})':>17}"
-        print(line, flush=True)
+            line.append(f"{valid:.1%} ({sum(result.forwards) / args.limit:.1f})")
+        rows.append(line)
+    print(table(["", "theory, at once", *RULES], rows))
+
+
+def results(args: argparse.Namespace) -> None:
+    """Measure the tables of docs/results.md again, those whose command holds a text or all."""
+    remeasure(RESULTS, args.only, main)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -236,17 +179,27 @@ def main(arguments: list[str] | None = None) -> None:
     sub = command(forward, d_model=768, n_layers=12, vocab_size=32000, canvas=512, block_length=32, rounds=9)
     sub.add_argument("--device", help="default the first there is of cuda, mps, cpu")
     sub.add_argument("--dtype", choices=DTYPES, default="float32")
-    sub = command(compare, limit=100, batch_size=1, gen_length=128, block_length=32)
-    sub.add_argument("--strategies", default=",".join(STRATEGIES), metavar="A,B", help="default all")
-    sub.add_argument("--task", choices=TASKS, help="default all")
-    sub.add_argument("--model", default=str(EMBEDDED), help="a folder or a Hugging Face id (default the embedded model)")
-    sub.add_argument("--adapter", help="a LoRA adapter in PEFT layout to merge")
-    sub.add_argument("--device", help="default the first there is of cuda, mps, cpu")
-    sub.add_argument("--seed", type=int, default=1234, help="of the problems, default 1234")
-    sub.add_argument("--json", action="store_true", help="print the figures as JSON")
+    for run, limit in ((compare, 100), (delayed, 20)):
+        sub = command(run, limit=limit, batch_size=1, gen_length=128)
+        sub.add_argument("--task", metavar="A,B", help="stories, or names of tasks (default all)")
+        sub.add_argument("--model", help="a folder or a Hugging Face id (default the embedded one made for each strategy)")
+        sub.add_argument("--adapter", help="a LoRA adapter in PEFT layout to merge")
+        sub.add_argument("--device", help="default the first there is of cuda, mps, cpu")
+        sub.add_argument("--dtype", choices=DTYPES, help="default float32 on a CPU, else bfloat16")
+        sub.add_argument("--seed", type=int, default=1234, help="of the problems, default 1234")
+        if run is compare:
+            ready = ",".join(name for name in STRATEGIES if has_weights(name))
+            meaning = "as fast-dllm or fast-dllm:cache=dual:threshold=0.8; default all whose weights are here"
+            sub.add_argument("--strategies", default=ready, metavar="A,B", help=meaning)
+            sub.add_argument("--sweep", action="store_true", help="each at several values of its main setting")
+            sub.add_argument("--plot", metavar="FILE", help="draw accuracy against tokens per forward, .png or .svg; needs matplotlib")
+            sub.add_argument("--json", action="store_true", help="print the figures as JSON")
 
     sub = command(oracle, limit=1000, length=6)
     sub.add_argument("--seed", type=int, default=0, help="of the sampling, default 0")
+
+    sub = command(results)
+    sub.add_argument("only", nargs="?", default="", help="run only the commands that hold this text")
 
     args = parser.parse_args(arguments)
     for name in args.numbers:

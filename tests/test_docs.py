@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import dllm
-from lab import bench, browser, gallery, trace
+from lab import bench, browser, calibrate, command_line, gallery, trace
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -26,7 +26,7 @@ def strategies_table() -> str:
     rows = ["| strategy | what it does | settings |", "|---|---|---|"]
     for name, builder in dllm.STRATEGIES.items():
         paper, what = re.fullmatch(r"(.*?): (.*)\.", builder.__doc__.partition("\n")[0]).groups()
-        settings = ", ".join(f"`{o.name}` {dllm.shown(o.default)}" for o in dllm.options(builder).values())
+        settings = ", ".join(f"`{o.name}` {command_line.shown(o.default)}" for o in dllm.options(builder).values())
         rows.append(f"| [{name}](docs/{name}.md) | {paper}: {what} | {settings} |")
     return "\n".join(rows) + "\n"
 
@@ -94,17 +94,27 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
         if flag in words and not words[words.index(flag) + 1].startswith("oracle:"):
             assert re.fullmatch(r"[\w.-]+/[\w.-]+", words[words.index(flag) + 1])
             del words[words.index(flag) : words.index(flag) + 2]
+    if words[1] == "dllm.py" and "--strategy" in words and not command_line.has_weights(words[words.index("--strategy") + 1]):
+        words += ["--model", str(command_line.TINY)]
+    if "--plot" in words:
+        pytest.importorskip("matplotlib")
+        words[words.index("--plot") + 1] = str(tmp_path / "plot.png")
+    words = [word.replace("docs/my_rule.py", str(ROOT / "docs" / "my_rule.py")) for word in words]
     if words[1] == "dllm.py":
-        dllm.main(words[2:])
+        command_line.main(words[2:])
     elif words[1:3] == ["-m", "lab.bench"]:
         small = {"forward": ["--d-model", "64", "--n-layers", "1", "--vocab-size", "100", "--rounds", "1"], "oracle": ["--limit", "20"]}
-        small["compare"] = ["--limit", "1", "--gen-length", "32", "--task", "add"]
+        small["compare"] = small["delayed"] = ["--limit", "1", "--gen-length", "128", "--task", "add"]
+        if words[3] == "results":
+            return  # which tests/test_compare.py runs
         bench.main(words[3:] + small[words[3]])
     elif words[1:3] == ["-m", "lab.trace"]:
         for name in words[3:-2]:
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / "docs" / "gallery" / "llada.jsonl", name)
         trace.main(words[3:])
+    elif words[1:3] == ["-m", "lab.calibrate"]:
+        return calibrate.main([*words[3:], "--limit", "1", "--nodes", "2"])
     elif words[1:3] == ["-m", "lab.gallery"]:
         if browser.PROGRAM is None:
             pytest.skip("needs a chromium binary on the PATH")
