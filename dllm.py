@@ -83,6 +83,11 @@ class Strategy:
         """Whether no forward attends to a stale slot."""
         return self.view in EXACT_VIEWS
 
+    @property
+    def by_quota(self) -> bool:
+        """Whether `steps` is shared out among the tokens instead of being a cap."""
+        return self.rule is quota or hasattr(self.rule, "quota")
+
     def __post_init__(self):
         if self.schedule is not serial and not self.exact:
             raise ValueError("pipelined blocks need a view without stale slots: an approximate cache is refreshed block by block")
@@ -90,7 +95,9 @@ class Strategy:
             raise ValueError("drafts need one block at a time, and a cache whose slots inside the block are computed anew in every forward")
         if hasattr(self.view, "delayed") and hasattr(self.rule, "revises"):
             raise ValueError("a rule that changes written tokens contradicts a cache that keeps what was computed for them")
-        if self.schedule is not serial and self.rule is quota:
+        if self.schedule is not serial and (self.adjust or hasattr(self.rule, "revises")):
+            raise ValueError("what remembers a block's forwards, or changes its tokens, needs one block at a time")
+        if self.schedule is not serial and self.by_quota:
             raise ValueError("a quota of tokens per step has no meaning for pipelined blocks, which share their steps: use a threshold")
 
 
@@ -176,9 +183,8 @@ class Result:
         """
         shares = []
         for row, length in enumerate(self.lengths):
-            order = self.written[row, self.prompt_length :][:length].argsort(
-                stable=True
-            )  # int64 [length]: the positions as they were written
+            written = self.written[row, self.prompt_length :][:length]
+            order = written.argsort(stable=True)  # int64 [length]: the positions as they were written
             steps = (order.unfold(0, k + 1, 1).diff() == 1).all(-1) if length > k else torch.ones(1)
             left = (order < order[:, None]).triu(1).sum(-1)  # masks to the left of each when it was written
             shares.append((steps.float().mean().item(), (left < k).float().mean().item() if length else 1.0))
@@ -214,7 +220,7 @@ def steps(s: "Canvas") -> Iterator[Step]:
     generator = torch.Generator(s.x.device).manual_seed(settings.seed)
     nfe, began = 0, time.perf_counter()
     for window in s.strategy.schedule(s):
-        if nfe == settings.steps and rule is not quota:
+        if nfe == settings.steps and not s.strategy.by_quota:
             raise StepLimit(f"steps={nfe} forwards are spent, {int(s.masked().sum())} masks are left: raise steps or lower the threshold")
         look = s.strategy.view(s, window)
         logits, rows, ran = (ahead or forward)(s, window, look)  # [b, n * k, V]
@@ -629,6 +635,7 @@ def convolution(width: int, kappa: float) -> Rule:
         doubt = 1 / (scores.confidence * torch.tanh(kappa * near)) - 1
         return quota(scores._replace(doubt=doubt.clamp(max=kernels.LARGEST)), candidates, window)
 
+    rule.quota = True  # which Strategy asks about
     return rule
 
 
@@ -757,12 +764,13 @@ class Ahead:
 
     def draft(self, logits: Tensor, now: Tensor, mask_id: int) -> Tensor:
         """The graph's drafts of blocks now [m, k], from logits [m, k, V] in which something was masked still: int64 [m, D - 1, k]."""
-        probability, token = logits.float().softmax(-1).topk(1 + max((j for node in self.graph for _, j in node), default=0))
+        furthest = min(logits.shape[-1] - 1, max((j for node in self.graph for _, j in node), default=0))
+        probability, token = logits.float().softmax(-1).topk(1 + furthest)
         place = rank(1 - probability[..., 0], now == mask_id)
         drafts = now[:, None].repeat(1, len(self.graph), 1)
         for number, node in enumerate(self.graph):
             for i, j in node:
-                drafts[:, number] = torch.where((place == i) & (now == mask_id), token[..., j], drafts[:, number])
+                drafts[:, number] = torch.where((place == i) & (now == mask_id), token[..., min(j, furthest)], drafts[:, number])
         return drafts
 
 
@@ -1066,14 +1074,14 @@ def find_builder(name: str) -> Callable[..., Strategy]:
     file, _, function = name.rpartition(":")
     if not file.endswith(".py"):
         raise ValueError(f"unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}, or FILE.py:RULE for a rule of your own")
+    if not Path(file).is_file():
+        raise ValueError(f"there is no file {file}")
     try:
-        rule = runpy.run_path(file)[function]
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
-    except KeyError:
-        raise ValueError(f"{file} defines no {function!r}") from None
-    except Exception as error:
+        rule = runpy.run_path(file).get(function)
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{file} does not run: {type(error).__name__}: {error}") from None
+    if not callable(rule):
+        raise ValueError(f"{file} defines no function {function!r}")
 
     def builder(cache: CacheName = "prefix") -> Strategy:
         """A rule of your own.
@@ -1104,7 +1112,7 @@ def plan(strategy: str | Strategy, settings: dict) -> tuple[Strategy, Settings]:
     if G % k:
         raise ValueError(f"gen_length {G} is not a multiple of block_length {k}: the nearest is {nearest_multiple(G, k)}")
     require(steps is None or steps >= 1, "steps", steps, "at least 1")
-    if strategy.rule is quota and steps and steps % (G // k):
+    if strategy.by_quota and steps and steps % (G // k):
         raise ValueError(f"steps {steps} do not divide evenly among {G // k} blocks: the nearest is {nearest_multiple(steps, G // k)}")
     require(0 <= chosen.temperature < torch.inf, "temperature", chosen.temperature, "at least 0")
     require(0 <= chosen.cfg_scale < torch.inf, "cfg_scale", chosen.cfg_scale, "at least 0")

@@ -94,7 +94,7 @@ def made_for(strategy: str) -> tuple[Path, Path | None]:
 
 
 def has_weights(strategy: str) -> bool:
-    return all(folder.is_dir() for folder in made_for(strategy) if folder)
+    return all(folder.is_dir() and any(folder.iterdir()) for folder in made_for(strategy) if folder)
 
 
 def find_model(args: argparse.Namespace) -> tuple:

@@ -153,7 +153,7 @@ def tasks_of(text: str | None) -> list[str]:
 
 def compare(args: argparse.Namespace) -> None:
     """Decode the same held-out problems with every contender in turn, and print accuracy and cost."""
-    contenders = [contender(text) for text in args.strategies.split(",")]
+    contenders = [contender(text) for text in dict.fromkeys(args.strategies.split(","))]
     if args.sweep:
         contenders = [swept for each in contenders for swept in sweep(each, args.gen_length)]
     for c in contenders:

@@ -53,3 +53,10 @@ def test_a_calibration_is_a_file_that_spiffy_reads(tmp_path, capsys):
             calibrate.main(arguments)
         assert exit.value.code == 2 and capsys.readouterr().err.count("\n") == 1
     assert json.loads(file.read_text()) == ["ab"]
+
+
+def test_a_draft_of_a_choice_beyond_the_vocabulary_is_harmless():
+    """Would catch a traceback for a graph that was counted on a model with more tokens."""
+    ahead = dllm.Ahead((((0, 0), (1, 999)),))
+    rule = dllm.Strategy(dllm.quota, dllm.cached("dual"), dllm.serial, ahead=ahead)
+    assert run(5, rule, [1, 2]).tokens.equal(run(5, "fast-dllm", [1, 2], cache="dual", threshold=None).tokens)

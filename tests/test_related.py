@@ -263,15 +263,18 @@ def test_a_rule_of_ones_own(tmp_path, capsys):
     for cache in ("none", "dual", "vicinity"):
         assert same(run(3, f"{file}:rule", cache=cache), run(3, "fast-dllm", threshold=0.5, cache=cache))
     for name, message in [
-        (f"{file}:nothing", "defines no 'nothing'"),
-        (f"{tmp_path}/none.py:rule", "cannot be read"),
+        (f"{file}:nothing", "defines no function 'nothing'"),
+        (f"{tmp_path}/none.py:rule", "there is no file"),
+        (f"{file}:broken", "defines no function 'broken'"),
         ("none", "or FILE.py:RULE for a rule of your own"),
     ]:
         with pytest.raises(ValueError, match=message):
             dllm.build(name)
-    file.with_name("bad.py").write_text("1 / 0")
-    with pytest.raises(ValueError, match="does not run: ZeroDivisionError"):
-        dllm.build(f"{tmp_path}/bad.py:rule")
+    for text, error in (("1 / 0", "ZeroDivisionError"), ("{}['x']", "KeyError"), ("raise SystemExit", "SystemExit")):
+        bad = tmp_path / f"{error}.py"
+        bad.write_text(text)
+        with pytest.raises(ValueError, match=f"does not run: {error}"):
+            dllm.build(f"{bad}:rule")
     with pytest.raises(ValueError, match="has no setting factor: that is a setting of fast-dllm"):
         dllm.build(f"{file}:rule", factor=1.0)
 
@@ -324,6 +327,14 @@ def test_what_cannot_be_combined_is_refused():
     for view, schedule in ((dllm.delayed(8), dllm.serial), (dllm.block_causal, dllm.pipeline(0.1, 0.95))):
         with pytest.raises(ValueError, match="drafts need one block at a time"):
             Strategy(dllm.threshold_rule(0.5), view, schedule, ahead=dllm.Ahead(dllm.chain(4)))
+    pipe = dllm.pipeline(0.1, 0.95)
+    for rule, adjust in ((dllm.Saber(2, 8), None), (dllm.editing(0.9, 0.9), None), (dllm.threshold_rule(0.9), dllm.Credit(1, 1, 1))):
+        with pytest.raises(ValueError, match="needs one block at a time"):
+            Strategy(rule, dllm.full, pipe, adjust=adjust)
+    with pytest.raises(ValueError, match="a quota of tokens per step has no meaning"):
+        Strategy(dllm.convolution(5, 1.0), dllm.full, pipe)
+    with pytest.raises(ValueError, match="steps 2 do not divide evenly among 3 blocks"):
+        run(0, "conv", steps=2)
     for rule in (dllm.Saber(2, 8), dllm.editing(0.9, 0.9)):
         with pytest.raises(ValueError, match="contradicts a cache"):
             Strategy(rule, dllm.delayed(8), dllm.serial)
