@@ -162,8 +162,8 @@ class Result:
         return self.tokens[row, self.prompt_length :][: self.lengths[row]].tolist()
 
     def counters(self) -> dict[str, float]:
-        """What every run prints. Tokens are those before the first EOS, so that padding never counts as speed."""
-        tokens = sum(self.lengths)
+        """What every run prints. Tokens are those written before the first EOS, so that padding and given ones never count as speed."""
+        tokens = sum(int((row[self.prompt_length :][:length] > 0).sum()) for row, length in zip(self.written, self.lengths))
         return {
             "forwards": self.nfe,
             "rows": self.rows,
@@ -184,27 +184,29 @@ class Result:
         shares = []
         for row, length in enumerate(self.lengths):
             written = self.written[row, self.prompt_length :][:length]
-            order = written.argsort(stable=True)  # int64 [length]: the positions as they were written
-            steps = (order.unfold(0, k + 1, 1).diff() == 1).all(-1) if length > k else torch.ones(1)
+            order = written.argsort(stable=True)[int((written == 0).sum()) :]  # the positions as they were written, those given left out
+            steps = (order.unfold(0, k + 1, 1).diff() == 1).all(-1) if len(order) > k else torch.ones(1)
             left = (order < order[:, None]).triu(1).sum(-1)  # masks to the left of each when it was written
-            shares.append((steps.float().mean().item(), (left < k).float().mean().item() if length else 1.0))
+            shares.append((steps.float().mean().item(), (left < k).float().mean().item() if len(order) else 1.0))
         return tuple(sum(column) / len(shares) for column in zip(*shares))
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------------------------
 
 
-def generate(model: LLaDA, prompt, strategy: "str | Strategy" = DEFAULT, **settings) -> Result:
+def generate(model: LLaDA, prompt, strategy: "str | Strategy" = DEFAULT, template=None, **settings) -> Result:
     """Decode to the end and return the canvas with its counters. Arguments and errors as for `decode`."""
-    canvas = prepare(model, prompt, strategy, settings)
+    canvas = prepare(model, prompt, strategy, settings, template)
     return finish(canvas, steps(canvas))
 
 
-def decode(model: LLaDA, prompt, strategy: "str | Strategy" = DEFAULT, **settings) -> Iterator[Step]:
+def decode(model: LLaDA, prompt, strategy: "str | Strategy" = DEFAULT, template=None, **settings) -> Iterator[Step]:
     """Check everything, then return an iterator that yields once per forward, and once per canvas whose logits were known ahead.
 
     prompt    int64 [B, P], or a list of token ids, or a list of such lists of any lengths (they are padded on the left)
     strategy  a name in STRATEGIES, or a Strategy
+    template  an answer with holes, which are mask tokens: in the forms of `prompt`, one for each; what stands in it is never changed, and its
+              length is gen_length, rounded up to whole blocks with EOS. Unless `eos` says otherwise no hole is filled with an EOS
     settings  those of `Settings` and, with a name, those of its builder
 
     Raises ValueError, before any work, naming the setting and what would be valid; StepLimit while iterating, if `steps` is a cap and is hit.
@@ -239,7 +241,8 @@ def steps(s: "Canvas") -> Iterator[Step]:
 
         commit, token = choose(rule, scores, candidates, window)
         token = token.masked_fill(token == MASKED, s.mask_id)
-        commit &= token != s.x[s.live, window.start : window.end]
+        span = slice(window.start, window.end)
+        commit &= (token != s.x[s.live, span]) & ~s.given[s.live, span]
         s.write(window, commit, token, nfe)
         s.retire()  # reads the canvas, and so waits for the device: the time below is the whole forward's
         yield Step(nfe, rows, ran, window, look, scores, candidates, commit, token, s.x, logits, time.perf_counter() - began)
@@ -305,22 +308,26 @@ class StepLimit(RuntimeError):
     """`steps` was a cap, and the decode is not done."""
 
 
-def prepare(model: LLaDA, prompt, strategy: "str | Strategy", settings: dict) -> "Canvas":
+def prepare(model: LLaDA, prompt, strategy: "str | Strategy", settings: dict, template=None) -> "Canvas":
     """Check all that can be wrong before the first forward, and lay out the canvas."""
-    strategy, chosen = plan(strategy, settings)
-    return Canvas(model, check_prompt(prompt, model.config, chosen), strategy, chosen)
+    templates = check_template(template, model.config)
+    strategy, chosen = plan(strategy, settings, max(map(len, templates), default=None))
+    prompts = check_prompt(prompt, model.config, chosen)
+    if templates and len(templates) != len(prompts):
+        raise ValueError(f"there are {len(prompts)} prompts and {len(templates)} templates: give one template for each prompt")
+    return Canvas(model, prompts, strategy, chosen, templates)
 
 
 # --- the canvas ------------------------------------------------------------------------------------------------------------------------
 
 
 class Canvas:
-    """A decode under way: prompt and answer of a batch, and which rows are unfinished. The answer starts as masks; what is written stays."""
+    """A decode under way: prompt and answer of a batch, and which rows are unfinished. The answer starts as masks, or as a template."""
 
-    def __init__(self, model: LLaDA, prompts: list[list[int]], strategy: Strategy, settings: Settings):
+    def __init__(self, model: LLaDA, prompts: list[list[int]], strategy: Strategy, settings: Settings, templates: list[list[int]]):
         self.model, self.strategy, self.settings = model, strategy, settings
         self.mask_id, self.eos_id = model.config.mask_token_id, model.config.eos_token_id
-        self.eos = settings.eos or strategy.eos
+        self.eos = settings.eos or ("suppress" if templates else strategy.eos)
         self.block_length, self.blocks = settings.block_length, settings.gen_length // settings.block_length
         B, P = len(prompts), max(map(len, prompts))
         self.check_memory(B, P + settings.gen_length)
@@ -328,8 +335,12 @@ class Canvas:
         self.score = compiled_score(model.device) if compiled else kernels.score
         self.prompt_length = P
         self.padded = any(len(row) < P for row in prompts)
-        padded = [[self.eos_id] * (P - len(row)) + row + [self.mask_id] * settings.gen_length for row in prompts]
+        answers = [
+            row + [self.eos_id] * (settings.gen_length - len(row)) for row in templates or [[self.mask_id] * settings.gen_length] * B
+        ]
+        padded = [[self.eos_id] * (P - len(row)) + row + answer for row, answer in zip(prompts, answers)]
         self.x = torch.tensor(padded, device=model.device)  # [B, S]
+        self.given = self.x != self.mask_id  # bool [B, S]: what nothing may change
         self.start = torch.tensor([P - len(row) for row in prompts], device=model.device)  # [B]: each row's first real slot
         self.live = torch.arange(B, device=model.device)  # [b]
         self.written = torch.zeros_like(self.x)  # [B, S]: the forward that wrote each token, 0 for none
@@ -369,7 +380,8 @@ class Canvas:
             self.x[self.live, self.prompt_length :] = self.answers().flatten(1).masked_fill(rest, self.eos_id)
 
     def has_eos(self) -> Tensor:
-        return (self.answers() == self.eos_id).flatten(1).any(-1)  # bool [b]
+        """Which unfinished rows hold an EOS that was written, bool [b]."""
+        return ((self.x == self.eos_id) & ~self.given)[self.live].any(-1)
 
     def retire(self) -> None:
         """Drop the rows that have no mask left, from the batch and from the cache: a finished row costs nothing."""
@@ -414,15 +426,15 @@ def pipeline(block_add_threshold: float, decoded_token_threshold: float, first_o
             progress = (~masked).sum(-1) / s.block_length  # [b, n]
             before = F.pad(progress, (1, 0), value=1.0)  # [b, n + 1]: progress of the block to the left, the prompt being full
             opened = s.opened[s.live]
+            full = (~masked.any(-1)).cumprod(-1).sum(-1)  # [b]: leading blocks without a mask
             add = (opened < s.blocks) & (before.gather(1, opened[:, None])[:, 0] >= block_add_threshold)  # 1
             if s.eos == "stop":
                 add &= ~s.has_eos()
-            s.opened[s.live] = opened + add
+            s.opened[s.live] = (opened + add).maximum(full + 1)  # a template may fill blocks that were never opened
             must = before[:, :-1] >= decoded_token_threshold  # 2
             if first_only:
                 must &= (masked & s.is_open()).any(-1)
                 must &= must.cumsum(-1) == 1
-            full = (~masked.any(-1)).cumprod(-1).sum(-1)  # [b]: leading blocks without a mask
             low, high = int(full.min()), int(s.opened[s.live].max())
             start, end = (s.prompt_length + block * s.block_length for block in (low, high))
             yield Window(start, end, age, stale, s.x.shape[1] - end, None, must[:, low:high], s.live)  # 4, 6
@@ -681,7 +693,7 @@ class Saber:
         if window.age == 0:
             self.chosen = sure.new_zeros(int(live.max()) + 1, sure.shape[-1])  # confidence when committed
             self.last = torch.zeros_like(self.chosen)  # in the forward before
-        written, place = ~candidates, rank(scores.doubt, candidates)
+        written, place = ~candidates & (self.chosen[live] > 0), rank(scores.doubt, candidates)  # not what a template gave
         total = torch.where(written, self.chosen[live], 0).sum(-1, keepdim=True)
         mean = (total / written.sum(-1, keepdim=True)).nan_to_num(1.0)  # 0 / 0 where nothing is written yet
         commit = candidates & (sure > mean)
@@ -1093,8 +1105,8 @@ def find_builder(name: str) -> Callable[..., Strategy]:
     return builder
 
 
-def plan(strategy: str | Strategy, settings: dict) -> tuple[Strategy, Settings]:
-    """Sort the settings into those of the strategy and those of all, and check both."""
+def plan(strategy: str | Strategy, settings: dict, template_length: int | None = None) -> tuple[Strategy, Settings]:
+    """Sort the settings into those of the strategy and those of all, and check both. A template's length decides gen_length."""
     common = {name: value for name, value in settings.items() if name in options(Settings)}
     own = {name: value for name, value in settings.items() if name not in common}
     if isinstance(strategy, str):
@@ -1103,10 +1115,15 @@ def plan(strategy: str | Strategy, settings: dict) -> tuple[Strategy, Settings]:
         raise ValueError(f"unknown setting {next(iter(own))}: a Strategy built by hand takes only {', '.join(options(Settings))}")
     check_kinds(Settings, common)
     chosen = Settings(**common)
+    if template_length is not None:
+        require("gen_length" not in common, "gen_length", chosen.gen_length, "none beside a template, whose length it is")
+        chosen = replace(chosen, gen_length=template_length)
     if chosen.block_length is None:
         chosen = replace(chosen, block_length=strategy.block_length or chosen.gen_length)
+    require(chosen.block_length >= 1, "block_length", chosen.block_length, "at least 1")
+    if template_length is not None:
+        chosen = replace(chosen, gen_length=-(-template_length // chosen.block_length) * chosen.block_length)
     G, k, steps = chosen.gen_length, chosen.block_length, chosen.steps
-    require(k >= 1, "block_length", k, "at least 1")
     require(G >= 1, "gen_length", G, "at least 1")
     require(strategy.view is not causal or k == 1, "block_length", k, "1: a model that predicts the next token writes one at a time")
     if G % k:
@@ -1126,22 +1143,38 @@ def nearest_multiple(value: int, of: int) -> int:
 
 def check_prompt(prompt, config: Config, settings: Settings) -> list[list[int]]:
     """One prompt or several, as a tensor or as lists, to a list of lists of ids that fit the model."""
-    rows = prompt.tolist() if isinstance(prompt, Tensor) else list(prompt)
-    if not rows or not isinstance(rows[0], Sequence):
-        rows = [rows]
-    for number, row in enumerate(rows):
-        which = f"prompt {number}" if len(rows) > 1 else "the prompt"
-        if not row:
-            raise ValueError(f"{which} is empty: give at least one token")
+    rows = check_ids(prompt, "prompt", config)
+    for which, row in rows.items():
         if config.mask_token_id in row:
             raise ValueError(f"{which} holds the mask token, id {config.mask_token_id}, which marks what is to be written")
-        if outside := [token for token in row if not (isinstance(token, int) and 0 <= token < config.vocab_size)]:
-            raise ValueError(f"{which} holds the id {outside[0]}, but the vocabulary ends at {config.vocab_size - 1}")
         if len(row) + settings.gen_length > config.max_sequence_length:
             raise ValueError(
                 f"{which} has {len(row)} tokens, gen_length is {settings.gen_length}: together more than the model's {config.max_sequence_length}"
             )
-    return [list(row) for row in rows]
+    return list(rows.values())
+
+
+def check_template(template, config: Config) -> list[list[int]]:
+    """The same of templates, each of which must have a hole; none if there is none."""
+    rows = check_ids(template, "template", config) if template is not None else {}
+    for which, row in rows.items():
+        if config.mask_token_id not in row:
+            raise ValueError(f"{which} has no hole: the mask token, id {config.mask_token_id}, marks what is to be written")
+    return list(rows.values())
+
+
+def check_ids(ids, name: str, config: Config) -> dict[str, list[int]]:
+    """One row of token ids or several, each under what messages call it."""
+    rows = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+    if not rows or not isinstance(rows[0], Sequence):
+        rows = [rows]
+    named_rows = {f"{name} {number}" if len(rows) > 1 else f"the {name}": list(row) for number, row in enumerate(rows)}
+    for which, row in named_rows.items():
+        if not row:
+            raise ValueError(f"{which} is empty: give at least one token")
+        if outside := [token for token in row if not (isinstance(token, int) and 0 <= token < config.vocab_size)]:
+            raise ValueError(f"{which} holds the id {outside[0]}, but the vocabulary ends at {config.vocab_size - 1}")
+    return named_rows
 
 
 @functools.cache

@@ -153,7 +153,7 @@ def oracle(args: argparse.Namespace) -> None:
         line = [name, f"{exact.one_step_validity():.1%}"]
         for strategy, own in RULES.values():
             settings = own | {"gen_length": args.length, "block_length": args.length, "temperature": 1.0, "seed": args.seed}
-            result = generate(exact, [exact.encode("")] * args.limit, strategy, **settings)
+            result = generate(exact, [exact.encode_chat([])] * args.limit, strategy, **settings)
             valid = exact.contains(result.tokens[:, 1:]).float().mean().item()
             line.append(f"{valid:.1%} ({sum(result.forwards) / args.limit:.1f})")
         rows.append(line)

@@ -1,7 +1,8 @@
-"""The command line of dllm.py: `python dllm.py --prompt "..."`.
+"""The command line of dllm.py: `python dllm.py --prompt "..."`, or `--chat`, or `--prompts FILE`.
 
 The answer goes to stdout, everything else to stderr. Whatever is wrong with the input is one line and exit code 2, before any work. The flags
-of settings are made from their declarations in dllm.py; what looks at a decode is imported only when its flag asks for it.
+of settings are made from their declarations in dllm.py; what looks at a decode, and every other way to ask, is imported only when its flag
+asks for it.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -61,6 +63,13 @@ class Parser(argparse.ArgumentParser):
 def command_line() -> Parser:
     parser = Parser(prog="dllm.py", description="Answer a prompt with a diffusion language model.", allow_abbrev=False)
     parser.add_argument("--prompt", help="the question, or - to read it from standard input")
+    parser.add_argument(
+        "--infill", metavar="TEXT", help="fill the holes of a text, ___ for one token, ___5 for five; beside a prompt, of its answer"
+    )
+    parser.add_argument("--chat", action="store_true", help="talk, turn by turn, until the input ends")
+    parser.add_argument("--prompts", metavar="FILE", help="answer the prompts of a file of JSON lines; goes on where it was stopped")
+    parser.add_argument("--out", metavar="FILE", help="where the answers to --prompts go")
+    parser.add_argument("--batch-size", type=int, metavar="X", help="how many of --prompts are answered together (default 8)")
     parser.add_argument("--strategy", default=DEFAULT, metavar="NAME", help=f"{' | '.join(STRATEGIES)} | list (default {DEFAULT})")
     parser.add_argument("--model", help="a folder, a Hugging Face id, or oracle:NAME (default the embedded one made for the strategy)")
     parser.add_argument("--adapter", help="a LoRA adapter in PEFT layout to merge: a folder or a Hugging Face id")
@@ -107,7 +116,7 @@ def find_model(args: argparse.Namespace) -> tuple:
         args.model, adapter = made_for(args.strategy)
         args.adapter = args.adapter or adapter
     if str(args.model).startswith("oracle:"):
-        if unused := [flag for flag in ("adapter", "device", "dtype") if getattr(args, flag)]:
+        if unused := [flag for flag in ("adapter", "device", "dtype", "raw") if getattr(args, flag)]:
             raise ValueError(f"--{unused[0]} is for checkpoints: an oracle has no weights")
         from lab.oracle import Oracle
 
@@ -120,13 +129,17 @@ def find_model(args: argparse.Namespace) -> tuple:
 def read_prompt(text: str | None) -> str:
     if text is None:
         raise ValueError("no prompt: give --prompt TEXT, or --prompt - to read it from standard input")
+    return whole_text(sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if text == "-" else text, "prompt")
+
+
+def whole_text(text: str, name: str) -> str:
+    """The text; ValueError if it is empty, or holds what was no UTF-8 where it came from."""
     try:
-        text = sys.stdin.buffer.read().decode("utf-8") if text == "-" else text
-        text.encode("utf-8")  # an argument may hold bytes that were none
+        text.encode("utf-8")
     except UnicodeError:
-        raise ValueError("the prompt is not valid UTF-8") from None
+        raise ValueError(f"the {name} is not valid UTF-8") from None
     if not text.strip():
-        raise ValueError("the prompt is empty")
+        raise ValueError(f"the {name} is empty")
     return text
 
 
@@ -152,41 +165,98 @@ def peak_memory(device: torch.device) -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def check_flags(args: argparse.Namespace) -> None:
+    """Raise ValueError for flags that do not go together."""
+    given = {flag for flag, value in vars(args).items() if value not in (None, False)}
+    if len(ways := [way for way in ("prompt", "chat", "prompts") if way in given]) > 1:
+        raise ValueError(f"--{ways[0]} and --{ways[1]} are two ways to ask: give one")
+    for way, others in APART.items():
+        if way in given and (clash := [other for other in others if other in given]):
+            raise ValueError(f"--{clash[0].replace('_', '-')} has no meaning with --{way}")
+    for flag, needed in {"out": "prompts", "batch_size": "prompts", "prompts": "out"}.items():
+        if flag in given and needed not in given:
+            raise ValueError(f"--{flag.replace('_', '-')} needs --{needed}")
+
+
+APART = {"chat": ("infill", "trace", "raw", "show_prompt"), "prompts": ("infill", "trace", "watch", "explain", "show_prompt")}
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Answer one prompt: the text on stdout, all else on stderr; exit code 2 for anything wrong with the input."""
+    """Answer: the text on stdout, all else on stderr; exit code 2 for anything wrong with the input."""
     parser = command_line()
     args = parser.parse_args(arguments)
     if args.strategy == "list":
         return print(strategy_table())
     settings = {name: value for name, value in vars(args).items() if name in args.flags}
     try:
-        _, chosen = plan(args.strategy, settings)
-        if observed := args.explain or args.watch is not None or args.trace is not None:
-            from lab.observe import check_flags, observe
-
-            check_flags(args)
-        text = read_prompt(args.prompt)
-        tokenizer, config, load = find_model(args)
-        ids = tokenizer.encode(text) if args.raw else tokenizer.encode_chat([{"role": "user", "content": text}])
-        check_prompt(ids, config, chosen)
-        model = load()
-        use_threads(model)  # before `prepare` compiles: compiled code holds for one number of threads
-        canvas = prepare(model, ids, args.strategy, settings)
+        check_flags(args)
+        if args.chat:
+            from lab.chat import chat as way
+        elif args.prompts is not None:
+            from lab.batch import batch as way
+        else:
+            way = single
+        answer = way(args, settings)
     except ValueError as error:
         parser.error(str(error))
     try:
-        result = finish(canvas, observe(steps(canvas), canvas, tokenizer, args) if observed else steps(canvas))
+        answer()
+    except BrokenOutput as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered must not fail again at exit
+        parser.exit(1, f"{parser.prog}: the answer cannot be written: {error}\n")
     except (StepLimit, torch.OutOfMemoryError, OSError) as error:
         parser.error(str(error))
-    shown_prompt = tokenizer.decode(ids, skip_special_tokens=False) + "\n" if args.show_prompt else ""
+
+
+def single(args: argparse.Namespace, settings: dict) -> Callable[[], None]:
+    """Check all there is to check, and return what decodes one prompt, or one text with holes, and prints it."""
+    if args.infill is None:
+        plan(args.strategy, settings)
+    if observed := args.explain or args.watch is not None or args.trace is not None:
+        from lab.observe import check_flags, observe
+
+        check_flags(args)
+    text = read_prompt(args.prompt) if args.infill is None or args.prompt is not None else None
+    tokenizer, config, load = find_model(args)
+    holes = None
+    if args.infill is not None:
+        from lab import infill
+
+        holes = infill.template(whole_text(args.infill, "text to fill in"), tokenizer, config.mask_token_id)
+    if text is None:
+        ids = infill.beginning(tokenizer)
+    else:
+        ids = tokenizer.encode(text) if args.raw else tokenizer.encode_chat([{"role": "user", "content": text}])
+    check_prompt(ids, config, plan(args.strategy, settings, holes and len(holes))[1])
+    model = load()
+    use_threads(model)  # before `prepare` compiles: compiled code holds for one number of threads
+    canvas = prepare(model, ids, args.strategy, settings, holes)
+
+    def answer() -> None:
+        result = finish(canvas, observe(steps(canvas), canvas, tokenizer, args) if observed else steps(canvas))
+        shown_prompt = tokenizer.decode(ids, skip_special_tokens=False) + "\n" if args.show_prompt else ""
+        filled = result.answer() if holes is None else result.tokens[0, result.prompt_length :][: len(holes)].tolist()
+        write(shown_prompt + tokenizer.decode(filled))
+        tell(args, result.counters(), model.device, canvas.settings.seed)
+
+    return answer
+
+
+class BrokenOutput(Exception):
+    """Nobody takes the answer: a full disk, or a pipe whose reader has gone."""
+
+
+def write(text: str) -> None:
     try:
-        print(printable(shown_prompt + tokenizer.decode(result.answer())), flush=True)
-    except OSError as error:  # a full disk, or a pipe whose reader has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered must not fail again at exit
-        parser.exit(1, f"{parser.prog}: the answer cannot be written: {error.strerror}\n")
-    memory = peak_memory(model.device)
-    counters = {"strategy": args.strategy} | result.counters()
-    counters |= {"peak_memory_mb": memory and round(memory / 1e6), "seed": chosen.seed}
+        print(printable(text), flush=True)
+    except OSError as error:
+        raise BrokenOutput(error.strerror) from None
+
+
+def tell(args: argparse.Namespace, counters: dict, device: torch.device, seed: int) -> None:
+    """Print what it took, on stderr."""
+    memory = peak_memory(device)
+    counters = {"strategy": args.strategy} | counters | {"peak_memory_mb": memory and round(memory / 1e6), "seed": seed}
     print(json.dumps(counters) if args.json else "  ".join(f"{name} {value}" for name, value in counters.items()), file=sys.stderr)
 
 

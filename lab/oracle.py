@@ -88,6 +88,7 @@ class Oracle:
         if not strings:
             known = ", ".join(f"{other}-2 to -{most}" for other, (_, most) in LANGUAGES.items())
             raise ValueError(f"no oracle for {name!r}: choose one of {known} (brackets only of even lengths)")
+        self.names = {"bos_token": BOS}
         self.symbols = [*sorted(set("".join(strings))), BOS, EOS, MASK]
         self.strings = torch.tensor([[self.symbols.index(c) for c in string] for string in strings])  # [N, G]
         V = len(self.symbols)
@@ -97,10 +98,13 @@ class Oracle:
         return Memory(batch, slots, self.config.mask_token_id)
 
     def encode_chat(self, messages) -> list[int]:
-        return self.encode("")
+        return self.encode(BOS)
 
     def encode(self, text: str) -> list[int]:
-        return [self.symbols.index(BOS)]
+        symbols = [text] if text == BOS else list(text)
+        if unknown := [symbol for symbol in symbols if symbol not in self.symbols]:
+            raise ValueError(f"{unknown[0]!r} is no symbol of this language: {' '.join(self.symbols[:-3])}")
+        return [self.symbols.index(symbol) for symbol in symbols]
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         return "".join(self.symbols[i] for i in ids if not skip_special_tokens or i < len(self.symbols) - 3)

@@ -87,7 +87,8 @@ class Recorder:
 
     def header(self, strategy: str, own: dict) -> dict:
         s = self.s
-        prompt = self.canvas[: s.prompt_length]
+        prompt, answer = self.canvas[: s.prompt_length], self.canvas[s.prompt_length :]
+        given = [[slot, token] for slot, token in enumerate(answer, start=s.prompt_length) if token != s.mask_id]
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -97,11 +98,12 @@ class Recorder:
             "model": {"device": str(s.model.device), "dtype": str(s.model.dtype).removeprefix("torch.")},
             "special": {"mask": s.mask_id, "eos": s.eos_id},
             "prompt": prompt,
+            "given": given,
             "padding": s.start[self.row].item(),
             "prompt_length": s.prompt_length,
             "gen_length": s.settings.gen_length,
             "block_length": s.block_length,
-            "tokens": self.texts([*prompt, s.mask_id, s.eos_id]),
+            "tokens": self.texts([*prompt, s.mask_id, s.eos_id, *(token for _, token in given)]),
         }
 
     def forward(self, step: Step) -> dict:
@@ -203,12 +205,21 @@ def whole_header(record: dict) -> bool:
     try:
         lengths = [record[name] for name in ("prompt_length", "gen_length", "block_length")]
         texts = [*record["tokens"].values(), record["strategy"]["name"]]
-        ids = [*record["prompt"], record["special"]["mask"], record["special"]["eos"], record["padding"], *map(int, record["tokens"])]
+        given = record.get("given", [])
+        ids = [
+            *record["prompt"],
+            record["special"]["mask"],
+            record["special"]["eos"],
+            record["padding"],
+            *map(int, record["tokens"]),
+            *(n for pair in given for n in pair),
+        ]
         objects = [record["strategy"]["settings"], record["settings"], record["versions"], record["model"]]
         return (
             all(type(n) is int and n >= 0 for n in lengths + ids)
             and len(record["prompt"]) == lengths[0]
             and min(lengths[1:]) >= 1
+            and all(len(pair) == 2 and lengths[0] <= pair[0] < lengths[0] + lengths[1] for pair in given)
             and all(type(text) is str for text in texts)
             and all(type(each) is dict for each in objects)
         )
@@ -240,6 +251,8 @@ def replay(records: list[dict]) -> Iterator[list[int]]:
     """The canvas after each forward, from the records alone."""
     header, *forwards = records
     canvas = header["prompt"] + [header["special"]["mask"]] * header["gen_length"]
+    for slot, token in header.get("given", []):
+        canvas[slot] = token
     for record in forwards:
         for slot, token in record["writes"] + record["unwrites"]:
             canvas[slot] = token

@@ -73,6 +73,7 @@ class Observer:
         self.threshold = None if own.get("factor") is not None else own.get("threshold", own.get("skip_threshold"))
         self.strict = "skip_threshold" in own
         self.ids = s.x[0].tolist()
+        self.holes = self.ids.count(s.mask_id)
         self.confidence: dict[int, float] = {}  # by slot: of what was last proposed there, which is what stands there
         self.rows, self.seconds = 0, 0.0
 
@@ -145,11 +146,11 @@ class Observer:
 
     def picture(self, sentence: str = "") -> "Picture":
         s, step, P = self.s, self.step, self.s.prompt_length
-        written = s.settings.gen_length - self.ids.count(s.mask_id)
+        written = self.holes - self.ids.count(s.mask_id)
         counters = [
             f"forward {step.nfe}",
             f"rows {step.rows}, {self.rows} in all",
-            f"written {written} of {s.settings.gen_length}",
+            f"written {written} of {self.holes}",
             f"{self.seconds:.2f} s",
         ]
         below = [[text + "   " for text in counters], [word + " " for word in sentence.split()]]

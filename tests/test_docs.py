@@ -1,9 +1,11 @@
 """The documents say what the program does: their commands run, their code runs, their links lead somewhere, their tables are derived."""
 
+import io
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,12 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
     if "--plot" in words:
         pytest.importorskip("matplotlib")
         words[words.index("--plot") + 1] = str(tmp_path / "plot.png")
+    if "--prompts" in words:
+        Path("prompts.jsonl").write_text(re.search(r'`({"id".*?})`', (ROOT / "docs" / page).read_text())[1] + "\n")
+        command_line.main(words[2:])
+        assert '"answer": ' in Path("answers.jsonl").read_text()
+        return
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"What is 2 + 3?\n")))  # for a conversation
     words = [word.replace("docs/my_rule.py", str(ROOT / "docs" / "my_rule.py")) for word in words]
     if words[1] == "dllm.py":
         command_line.main(words[2:])

@@ -15,7 +15,7 @@ NAMES = ["alternate-6", "permutation-4", "echo-5", "bits-4", "brackets-6"]
 
 def decode(oracle: Oracle, strategy: str, runs: int = 1, **settings) -> dllm.Result:
     length = oracle.strings.shape[1]
-    return dllm.generate(oracle, [oracle.encode("")] * runs, strategy, gen_length=length, block_length=length, **settings)
+    return dllm.generate(oracle, [oracle.encode_chat([])] * runs, strategy, gen_length=length, block_length=length, **settings)
 
 
 def validity(oracle: Oracle, result: dllm.Result) -> float:
@@ -35,7 +35,7 @@ def test_marginals_equal_a_count_over_the_strings(name, seed):
     whole = oracle.strings[torch.randint(len(oracle.strings), (1,), generator=generator)[0]]
     known = torch.rand(len(whole), generator=generator) < 0.4
     cells = torch.where(known, whole, oracle.config.mask_token_id)
-    logits = oracle(torch.cat((torch.tensor(oracle.encode("")), cells))[None])[0, 1:]
+    logits = oracle(torch.cat((torch.tensor(oracle.encode_chat([])), cells))[None])[0, 1:]
     agreeing = [s for s in oracle.strings.tolist() if all(not k or a == b for k, a, b in zip(known, s, whole.tolist()))]
     for i in range(len(whole)):
         for v in range(oracle.config.vocab_size):

@@ -275,6 +275,8 @@ def damaged(lines: list[str], number: int, **fields) -> list[str]:
         (lambda lines: damaged(lines, 0, version=2), "is a trace of version 2: expected version 1"),
         (lambda lines: damaged(lines, 0, gen_length="16"), "is damaged: line 1 is not a whole record"),
         (lambda lines: damaged(lines, 0, tokens={"1": 2}), "is damaged: line 1 is not a whole record"),
+        (lambda lines: damaged(lines, 0, given=[[2, 1]]), "is damaged: line 1 is not a whole record"),
+        (lambda lines: damaged(lines, 0, given=[[9]]), "is damaged: line 1 is not a whole record"),
         (lambda lines: [*lines[:5], lines[5][:40]], "is damaged: line 6 is not a whole record"),
         (lambda lines: [*lines[:5], "", *lines[5:]], "is damaged: line 6 is not a whole record"),
         (lambda lines: damaged(lines, 3, writes=[[27, 1]]), "is damaged: line 4 is not a whole record"),

@@ -59,8 +59,10 @@ def shown(browser, tmp_path):
     return show
 
 
-def a_run(tmp_path, strategy="fast-dllm", tokenizer=Letters, prompt=7, lengths=LENGTHS, **settings) -> list[dict]:
-    canvas = dllm.prepare(random_model(0, max_sequence_length=2048), random_prompt(0, prompt), strategy, lengths | settings)
+def a_run(tmp_path, strategy="fast-dllm", tokenizer=Letters, prompt=7, lengths=LENGTHS, template=None, **settings) -> list[dict]:
+    lengths = lengths if template is None else {"block_length": lengths["block_length"]}
+    model = random_model(0, max_sequence_length=2048)
+    canvas = dllm.prepare(model, random_prompt(0, prompt), strategy, lengths | settings, template)
     path = tmp_path / f"{strategy}.jsonl"
     for _ in traces.trace(dllm.steps(canvas), canvas, tokenizer(), str(path), strategy, settings):
         pass
@@ -123,13 +125,16 @@ def test_the_gallery_is_small_and_can_be_opened():
         ("streaming", {"window_size": 4}),
         ("d2f", {"skip_threshold": 0.5}),
         ("ar", {"block_length": 1}),
+        ("freedave", {}),
+        ("fast-dllm", {"template": [1, MASK, 2, *[MASK] * 9, *[3] * 8, MASK, 4]}),
     ],
 )
 def test_the_page_shows_what_the_trace_says(shown, tmp_path, strategy, settings):
     """Would catch a canvas, a step of writing, a highlight or a cache state that is another forward's."""
     run = a_run(tmp_path, strategy, **settings)
     page = shown(run)
-    canvases = [run[0]["prompt"] + [MASK] * 24, *traces.replay(run)]
+    before = settings.get("template", [MASK] * 24)
+    canvases = [run[0]["prompt"] + before + [38] * (24 - len(before)), *traces.replay(run)]
     written: dict[int, int] = {}
     for number, canvas in enumerate(canvases):
         cells = page.run(f"show({number}), {CELLS % 1}")
