@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model import Config, LLaDA
+from model import Config, Int8Linear, Linear, LLaDA
 
 PREFIX = "model.transformer."  # of every tensor name in a LLaDA checkpoint
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -39,11 +39,14 @@ IGNORED = {
 }  # fmt: skip
 
 
-def load_model(source: str | Path, adapter: str | Path | None = None, device=None, dtype: torch.dtype | None = None) -> LLaDA:
+def load_model(
+    source: str | Path, adapter: str | Path | None = None, device=None, dtype: torch.dtype | None = None, int8: bool = False
+) -> LLaDA:
     """Read a checkpoint, merge an adapter into it, and return the model ready for inference.
 
     source, adapter: a folder or a Hugging Face id. device: default CUDA, MPS or CPU, the first there is. dtype: default float32 on a
     CPU and bfloat16 elsewhere. Weights are mapped from the files and converted one tensor at a time, so the host never holds two copies.
+    int8: keep all matrices but the embedding in 8 bits; LLaDA-8B takes 8.5 GB instead of 16.0.
     """
     folder = find_folder(source)
     device = find_device(device)
@@ -54,7 +57,9 @@ def load_model(source: str | Path, adapter: str | Path | None = None, device=Non
     shapes = {PREFIX + name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     files = weight_files(folder)
     check_headers(folder, files, shapes)
-    check_memory(f"the weights of {source} in {str(dtype)[6:]}", sum(map(math.prod, shapes.values())) * dtype.itemsize, device)
+    in_int8 = {PREFIX + name + ".weight" for name, module in model.named_modules() if int8 and isinstance(module, Linear)}
+    needed = sum(math.prod(shape) * (1 if name in in_int8 else dtype.itemsize) for name, shape in shapes.items())
+    check_memory(f"the weights of {source} in {'int8 and ' * int8}{str(dtype)[6:]}", needed, device)
     adapter_folder = adapter and find_folder(adapter)
     lora = read_adapter(adapter_folder, shapes) if adapter_folder else {}
     for file in files:
@@ -62,7 +67,7 @@ def load_model(source: str | Path, adapter: str | Path | None = None, device=Non
             if name in lora:
                 a, b, scale = lora[name]
                 tensor = tensor.float() + scale * (b.to(device) @ a.to(device))  # in float32: bfloat16 would round the sum twice
-            set_parameter(model, name.removeprefix(PREFIX), tensor.to(dtype))
+            set_weight(model, name.removeprefix(PREFIX), tensor.to(dtype), name in in_int8)
     return model.eval()
 
 
@@ -73,6 +78,8 @@ def load_config(source: str | Path) -> Config:
 
 def save_model(model: LLaDA, folder: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write config.json and model.safetensors in LLaDA's format, each under a temporary name first. dtype: default the model's."""
+    if any(isinstance(module, Int8Linear) for module in model.modules()):
+        raise ValueError("a model in int8 has lost what LLaDA's format holds: load it without int8 to save it")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {PREFIX + name: p.detach().to("cpu", dtype or p.dtype).contiguous() for name, p in model.named_parameters()}
@@ -244,9 +251,12 @@ def read_tensors(file: Path, device):
         yield name, tensor
 
 
-def set_parameter(model: LLaDA, name: str, tensor: Tensor) -> None:
+def set_weight(model: LLaDA, name: str, tensor: Tensor, int8: bool) -> None:
     module, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(module), leaf, torch.nn.Parameter(tensor, requires_grad=False))
+    if int8:
+        model.set_submodule(module, Int8Linear(tensor))
+    else:
+        setattr(model.get_submodule(module), leaf, torch.nn.Parameter(tensor, requires_grad=False))
 
 
 def read_adapter(folder: Path, shapes: dict[str, tuple]) -> dict[str, tuple[Tensor, Tensor, float]]:

@@ -49,6 +49,15 @@ def test_json_counters_are_one_object(saved, capsys):
     assert counters["rows"] >= counters["forwards"] * 8
 
 
+def test_int8_and_offline_are_passed_on(saved, capsys, monkeypatch):
+    """Would catch a flag that does nothing: the model must be in int8, and the hub's library told to stay off the network."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    loaded = []
+    monkeypatch.setattr(command_line, "load_model", lambda *a: loaded.append(load_weights.load_model(*a)) or loaded[0])
+    _, _, code = run(capsys, "--model", saved, "--prompt", "hello", "--int8", "--offline", *SHORT)
+    assert code == 0 and loaded[0].ff_out.weight.dtype == torch.int8 and command_line.os.environ["HF_HUB_OFFLINE"] == "1"
+
+
 @pytest.mark.parametrize("spelling", [("--gen-length", "--block-length"), ("--gen_length", "--block_length")])
 def test_both_spellings_of_a_flag_are_taken(saved, capsys, spelling):
     """Would catch a flag that only one ecosystem's users guess."""

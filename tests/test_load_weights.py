@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import load_weights
 from load_weights import PREFIX, load_config, load_model, load_tokenizer, save_model
+from model import Int8Linear, Linear
 
 
 def same_weights(one, two) -> bool:
@@ -52,6 +53,59 @@ def test_the_file_has_the_names_and_keys_of_llada(saved):
     assert layer == {leaf + ".weight" for leaf in leaves}
     golden = json.loads((load_weights.Path(__file__).parent / "goldens" / "a" / "config.json").read_text())
     assert set(golden) - {"mlp_ratio"} <= set(json.loads((saved / "config.json").read_text()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int8_is_off_by_half_a_step_at_most(saved, dtype):
+    """Would catch a scale over the wrong dimension, a matrix that stays as it was, and one that loses its sign or its largest value."""
+    model, plain = load_model(saved, device="cpu", dtype=dtype, int8=True), load_model(saved, device="cpu")
+    names = [name for name, module in plain.named_modules() if isinstance(module, Linear)]
+    assert len(names) == 7 * 2 + 1
+    for name in names:
+        matrix, weight = model.get_submodule(name), plain.get_submodule(name).weight
+        assert isinstance(matrix, Int8Linear) and matrix.weight.dtype == torch.int8 and matrix.scale.dtype == dtype
+        step = weight.abs().amax(1, keepdim=True) / 127
+        rounding = 0.5 if dtype == torch.float32 else 1.5  # the weight, and the scale of up to 127 steps, in 8 bits of bfloat16
+        assert ((matrix.weight * matrix.scale[:, None].float() - weight).abs() <= rounding * step + 1e-7).all()
+    ids = torch.tensor([random_prompt(0, 12)])
+    exact, close = plain(ids).log_softmax(-1), model(ids).float().log_softmax(-1)
+    assert 0 < (exact - close).abs().mean() < 0.1 * exact.std()
+
+
+def test_int8_computes_with_what_it_holds():
+    """Would catch a product that is scaled by columns, and a row of zeros that becomes NaN."""
+    weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    weight[2] = 0
+    matrix, x = Int8Linear(weight), torch.randn(3, 7, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(matrix(x), x @ (matrix.weight * matrix.scale[:, None]).T, atol=1e-6) and (matrix(x)[:, 2] == 0).all()
+    assert torch.allclose(matrix(x), x @ weight.T, atol=0.1) and not torch.equal(matrix(x), x @ weight.T)
+
+
+def test_int8_needs_less_memory_and_is_not_saved(saved, tmp_path, monkeypatch):
+    """Would catch a check that counts the bytes of the file, an adapter that is dropped, and a checkpoint without its matrices."""
+    model = load_model(saved, device="cpu", int8=True)
+    held = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
+    plain = sum(p.nbytes for p in load_model(saved, device="cpu").parameters())
+    assert held < 0.45 * plain  # of so small a model the embedding and the scales are a large part
+    with pytest.raises(ValueError, match="load it without int8 to save it"):
+        save_model(model, tmp_path / "copy")
+    monkeypatch.setattr(load_weights, "free_memory", lambda device: plain / 2)
+    load_model(saved, device="cpu", int8=True)
+    with pytest.raises(ValueError, match="in float32 need"):
+        load_model(saved, device="cpu")
+    monkeypatch.setattr(load_weights, "free_memory", lambda device: 0)
+    with pytest.raises(ValueError, match="in int8 and float32 need"):
+        load_model(saved, device="cpu", int8=True)
+
+
+def test_int8_is_of_the_merged_weights(saved, tmp_path):
+    """Would catch an adapter that is added to what has been rounded, or is left out."""
+    model = random_model(0)
+    halves = {"blocks.0.q_proj": (torch.randn(2, 32), torch.randn(32, 2))}
+    load_weights.save_adapter(halves, 2.0, tmp_path / "lora")
+    merged = load_model(saved, tmp_path / "lora", device="cpu")
+    model = load_model(saved, tmp_path / "lora", device="cpu", int8=True)
+    assert torch.equal(model.blocks[0].q_proj.weight, Int8Linear(merged.blocks[0].q_proj.weight).weight)
 
 
 def test_the_config_of_llada_8b_is_understood(tmp_path):
