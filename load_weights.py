@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -40,13 +41,19 @@ IGNORED = {
 
 
 def load_model(
-    source: str | Path, adapter: str | Path | None = None, device=None, dtype: torch.dtype | None = None, int8: bool = False
+    source: str | Path,
+    adapter: str | Path | None = None,
+    device=None,
+    dtype: torch.dtype | None = None,
+    int8: bool = False,
+    split: Callable[[LLaDA], None] | None = None,
 ) -> LLaDA:
     """Read a checkpoint, merge an adapter into it, and return the model ready for inference.
 
     source, adapter: a folder or a Hugging Face id. device: default CUDA, MPS or CPU, the first there is. dtype: default float32 on a
     CPU and bfloat16 elsewhere. Weights are mapped from the files and converted one tensor at a time, so the host never holds two copies.
     int8: keep all matrices but the embedding in 8 bits; LLaDA-8B takes 8.5 GB instead of 16.0.
+    split: lays the matrices out over several processes while they have no weights yet (lab/parallel.py); not with int8.
     """
     folder = find_folder(source)
     device = find_device(device)
@@ -58,7 +65,10 @@ def load_model(
     files = weight_files(folder)
     check_headers(folder, files, shapes)
     in_int8 = {PREFIX + name + ".weight" for name, module in model.named_modules() if int8 and isinstance(module, Linear)}
-    needed = sum(math.prod(shape) * (1 if name in in_int8 else dtype.itemsize) for name, shape in shapes.items())
+    if split:
+        split(model)
+    held = {PREFIX + name: parts_of(parameter) for name, parameter in model.named_parameters()}
+    needed = sum(math.prod(shape) // held[name] * (1 if name in in_int8 else dtype.itemsize) for name, shape in shapes.items())
     check_memory(f"the weights of {source} in {'int8 and ' * int8}{str(dtype)[6:]}", needed, device)
     adapter_folder = adapter and find_folder(adapter)
     lora = read_adapter(adapter_folder, shapes) if adapter_folder else {}
@@ -255,8 +265,18 @@ def set_weight(model: LLaDA, name: str, tensor: Tensor, int8: bool) -> None:
     module, _, leaf = name.rpartition(".")
     if int8:
         model.set_submodule(module, Int8Linear(tensor))
-    else:
-        setattr(model.get_submodule(module), leaf, torch.nn.Parameter(tensor, requires_grad=False))
+        return
+    planned = model.get_parameter(name)
+    if parts_of(planned) > 1:  # every process has read the whole: each keeps its part, and nothing is sent
+        from torch.distributed.tensor import distribute_tensor
+
+        tensor = distribute_tensor(tensor, planned.device_mesh, planned.placements, src_data_rank=None)
+    setattr(model.get_submodule(module), leaf, torch.nn.Parameter(tensor, requires_grad=False))
+
+
+def parts_of(parameter: torch.nn.Parameter) -> int:
+    """Over how many processes a weight is laid out."""
+    return parameter.device_mesh.size() if hasattr(parameter, "device_mesh") else 1  # a DTensor, whose import costs seconds
 
 
 def read_adapter(folder: Path, shapes: dict[str, tuple]) -> dict[str, tuple[Tensor, Tensor, float]]:

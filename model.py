@@ -10,7 +10,7 @@ C width, H heads, G key/value heads, D head width, F feed-forward width, V vocab
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -192,7 +192,8 @@ class LLaDA(nn.Module):
         return self.wte.weight.dtype
 
     def new_cache(self, batch: int, slots: int) -> Cache:
-        return Cache(self.config, batch, slots, self.device, self.dtype)
+        heads = self.blocks[0].kv_heads  # of this process
+        return Cache(replace(self.config, n_kv_heads=heads), batch, slots, self.device, self.dtype)
 
     def forward(
         self,

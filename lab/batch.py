@@ -4,7 +4,7 @@ A line of the input is {"id": ..., "prompt": ...}; without an id its line number
 its counters, so that it can be read alone; the lines come in the order in which they are done, short prompts first. A run that was stopped goes
 on where it was: each batch is on the disk before the next is begun, a torn last line is cut off, and what is answered is not decoded again.
 
-Left out on purpose: several runs that write one file.
+Under torchrun each process answers its share of the batches. Left out on purpose: several runs that write one file.
 """
 
 import json
@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from dllm import check_prompt, generate, plan, prepare, require
+from dllm import Result, check_prompt, generate, plan, prepare, require
+from lab import parallel
 from lab.command_line import find_model, tell, use_threads, whole_text
 
 BATCH_SIZE = 8
@@ -55,27 +56,33 @@ def batch(args: Namespace, settings: dict) -> Callable[[], None]:
     def answer() -> None:
         for line in bad:
             print(f"{args.prompts}, {line}", file=sys.stderr)
+        if parallel.rank() == 0:
+            Path(args.out).touch()
+            os.truncate(args.out, whole)
+        parallel.gathered(None)  # wait until it is there
+        share = groups[parallel.rank() :: parallel.processes()]
         total = {"questions": 0, "forwards": 0, "rows": 0, "tokens": 0, "seconds": 0.0}
-        with open(args.out, "r+b" if Path(args.out).exists() else "xb") as file:
-            file.truncate(whole)
-            file.seek(whole)
-            with tqdm(total=len(questions), initial=len(questions) - len(open_ones), unit=" prompts") as bar:
-                for group in groups:
-                    result = generate(model, [q.ids for q in group], args.strategy, **settings)
-                    for row, question in enumerate(group):
-                        counters = {"tokens": result.lengths[row], "forwards": result.forwards[row]}
-                        record = {"id": question.id, "prompt": question.prompt, "answer": tokenizer.decode(result.answer(row))}
-                        file.write(json.dumps(record | counters | made_by).encode() + b"\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                    bar.update(len(group))
-                    total = {name: value + result.counters().get(name, len(group)) for name, value in total.items()}
+        with open(args.out, "ab", buffering=0) as file, tqdm(total=sum(map(len, share)), unit=" prompts") as bar:
+            for group in share:
+                result = generate(model, [q.ids for q in group], args.strategy, **settings)
+                lines = [json.dumps(record(q, result, row, tokenizer) | made_by).encode() + b"\n" for row, q in enumerate(group)]
+                file.write(b"".join(lines))  # at once, so that the lines of several processes do not mix
+                os.fsync(file.fileno())
+                bar.update(len(group))
+                total = {name: value + result.counters().get(name, len(group)) for name, value in total.items()}
+        totals = parallel.gathered(total)
+        total = {name: sum(each[name] for each in totals) for name in total} | {"seconds": max(each["seconds"] for each in totals)}
         total["tokens_per_second"] = total["tokens"] and round(total["tokens"] / total["seconds"], 1)
         tell(args, total | {"seconds": round(total["seconds"], 3), "bad_lines": len(bad)}, model.device, chosen.seed)
         if bad:
             sys.exit(1)
 
     return answer
+
+
+def record(question: Question, result: Result, row: int, tokenizer) -> dict:
+    counters = {"tokens": result.lengths[row], "forwards": result.forwards[row]}
+    return {"id": question.id, "prompt": question.prompt, "answer": tokenizer.decode(result.answer(row))} | counters
 
 
 def read_lines(path: str) -> list[bytes]:

@@ -14,6 +14,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from dllm import STRATEGIES, generate
+from lab import parallel
 from lab.command_line import Parser, has_weights
 from lab.compare import compare, delayed
 from lab.oracle import LANGUAGES, Oracle
@@ -207,10 +209,14 @@ def main(arguments: list[str] | None = None) -> None:
             parser.error(f"{name} is {getattr(args, name)}, expected at least 1")
     run = args.run
     del args.run, args.numbers
-    try:
-        run(args)
-    except ValueError as error:
-        parser.error(str(error))
+    shared = parallel.processes() > 1
+    with parallel.together(args, one_model=False) if shared else nullcontext():
+        try:
+            if shared and run is not compare:
+                raise ValueError(f"{run.__name__} works in one process only; compare shares its problems out")
+            run(args)
+        except ValueError as error:
+            parser.error(str(error))
 
 
 if __name__ == "__main__":

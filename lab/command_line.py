@@ -91,7 +91,7 @@ def command_line() -> Parser:
             takers.setdefault(option.name, []).append((name, option))
     for pairs in takers.values():
         parser.add_option(pairs[0][1], f" [default in {', '.join(f'{name} {shown(option.default)}' for name, option in pairs)}]")
-    parser.set_defaults(flags=(*options(Settings), *takers))
+    parser.set_defaults(flags=(*options(Settings), *takers), split=None)
     return parser
 
 
@@ -124,7 +124,7 @@ def find_model(args: argparse.Namespace) -> tuple:
 
         oracle = Oracle(args.model.removeprefix("oracle:"))
         return oracle, oracle.config, lambda: oracle
-    load = functools.partial(load_model, args.model, args.adapter, args.device, DTYPES.get(args.dtype), args.int8)
+    load = functools.partial(load_model, args.model, args.adapter, args.device, DTYPES.get(args.dtype), args.int8, args.split)
     if args.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # which the hub's library reads when it is first needed
     return load_tokenizer(args.model), load_config(args.model), load
@@ -177,6 +177,8 @@ def check_flags(args: argparse.Namespace) -> None:
     for way, others in APART.items():
         if way in given and (clash := [other for other in others if other in given]):
             raise ValueError(f"--{clash[0].replace('_', '-')} has no meaning with --{way}")
+    if args.split and (alone := [flag for flag in ("chat", "int8") if flag in given] or ["prompt -"] * (args.prompt == "-")):
+        raise ValueError(f"--{alone[0]} works in one process only")
     for flag, needed in {"out": "prompts", "batch_size": "prompts", "prompts": "out"}.items():
         if flag in given and needed not in given:
             raise ValueError(f"--{flag.replace('_', '-')} needs --{needed}")
@@ -192,6 +194,16 @@ def main(arguments: list[str] | None = None) -> None:
     if args.strategy == "list":
         return print(strategy_table())
     settings = {name: value for name, value in vars(args).items() if name in args.flags}
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun has started this
+        from lab import parallel
+
+        with parallel.together(args, args.prompts is None):
+            return carry_out(parser, args, settings)
+    carry_out(parser, args, settings)
+
+
+def carry_out(parser: Parser, args: argparse.Namespace, settings: dict) -> None:
+    """Check what was asked, then do it."""
     try:
         check_flags(args)
         if args.chat:
@@ -200,11 +212,11 @@ def main(arguments: list[str] | None = None) -> None:
             from lab.batch import batch as way
         else:
             way = single
-        answer = way(args, settings)
+        run = way(args, settings)
     except ValueError as error:
         parser.error(str(error))
     try:
-        answer()
+        run()
     except BrokenOutput as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered must not fail again at exit
         parser.exit(1, f"{parser.prog}: the answer cannot be written: {error}\n")

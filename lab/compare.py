@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from dllm import Settings, decode, find_builder, generate, options, plan
+from lab import parallel
 from lab.command_line import made_for, use_threads
 from lab.report import about, table
 from lab.tasks import TASKS, Problem, check, problems
@@ -163,11 +164,13 @@ def compare(args: argparse.Namespace) -> None:
     scores = {task: {c.label: Score() for c in contenders} for task in tasks}
     with tqdm(total=args.limit * len(tasks) * len(contenders), unit="problem", leave=False) as bar:
         for task in tasks:
-            for chosen in batches(args, task):
+            for chosen in islice(batches(args, task), parallel.rank(), None, parallel.processes()):
                 for c in contenders:
                     settings = {"gen_length": args.gen_length} | c.settings
                     scores[task][c.label].add(*answer(*load(c.strategy), chosen, c.strategy, **settings))
-                    bar.update(len(chosen))
+                    bar.update(len(chosen) * parallel.processes())
+    everyone = parallel.gathered(scores)
+    scores = {task: {label: sum((each[task][label] for each in everyone), Score()) for label in scores[task]} for task in tasks}
     scores["all"] = {c.label: sum((scores[task][c.label] for task in tasks), Score()) for c in contenders}
     base = next((c.label for c in contenders if c.strategy == "llada"), "")
     figures = {task: {label: score.figures(of_task.get(base)) for label, score in of_task.items()} for task, of_task in scores.items()}
