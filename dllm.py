@@ -102,7 +102,9 @@ class Strategy:
         if self.schedule is not serial and not self.exact and not self.paced:
             raise ValueError("pipelined blocks need a view without stale slots, or one that is refreshed by the pipeline's forwards")
         if self.schedule is serial and self.paced:
-            raise ValueError("a view that is refreshed by a pipeline's forwards needs pipelined blocks: one after the other, each counts its own")
+            raise ValueError(
+                "a view that is refreshed by a pipeline's forwards needs pipelined blocks: one after the other, each counts its own"
+            )
         if self.ahead and (self.schedule is not serial or self.settled == torch.inf):
             raise ValueError("drafts need one block at a time, and a cache whose slots inside the block are computed anew in every forward")
         if self.settled == torch.inf and hasattr(self.rule, "revises"):
@@ -137,6 +139,7 @@ class Look(NamedTuple):
     shift: int = 0  # the logits of a slot are about the token so many places after it
     own: Tensor | None = None  # bool [b, Q]: which rows recompute which of the positions; None: each row all
     measure: bool = False  # note in the cache how much the window's queries ask of each slot
+    renew: tuple[int, int] | None = None  # (a, n): of the query, compute the first a, and in each layer the n others that changed most
 
 
 @dataclass(frozen=True)
@@ -273,7 +276,7 @@ def forward(s: "Canvas", window: Window, look: Look, drafts: tuple[Tensor, Tenso
         ids = torch.cat((ids, ids.masked_fill(in_prompt, s.mask_id)))  # [2b, Q]
         start = start if start is None else start.repeat(2)
     if look.visible is not None and cache is None:
-        cache = s.cache = model.new_cache(len(ids), s.x.shape[1])
+        cache = s.cache = model.new_cache(len(ids), s.x.shape[1], s.features)
     visible = look.visible
     if cache is not None and drafts:
         picked = torch.cat((lines, lines + len(s.live))) if scale else lines
@@ -285,11 +288,14 @@ def forward(s: "Canvas", window: Window, look: Look, drafts: tuple[Tensor, Tenso
         scored = slice(*torch.searchsorted(look.query, torch.tensor([window.start, window.end], device=ids.device)).tolist())
     own = look.own.repeat(2, 1) if scale and look.own is not None else look.own
     cache = None if visible is None else cache
-    logits = model(ids, look.query, visible, look.mask, cache, scored, start, own, look.measure)
+    logits = model(ids, look.query, visible, look.mask, cache, scored, start, own, look.measure, look.renew)
     if scale:
         guided, unguided = logits.chunk(2)
         logits = unguided + (scale + 1) * (guided - unguided)
     every = torch.ones_like(s.live, dtype=torch.bool)
+    if look.renew:  # the first layer computes them all
+        Q, layers = ids.shape[1], max(1, model.config.n_layers)
+        return logits, len(ids) * (Q + (layers - 1) * min(Q, sum(look.renew))) // layers, every
     if own is None:
         return logits, ids.numel(), every
     whole = logits.new_zeros(len(logits), window.end - window.start, logits.shape[-1])  # a cell that was not computed is no candidate
@@ -340,6 +346,7 @@ class Canvas:
         self.eos = settings.eos or strategy.eos
         self.block_length, self.blocks = settings.block_length, settings.gen_length // settings.block_length
         self.passes = 2 if settings.cfg_scale else 1  # rows of the cache, and of a forward, for each row of the batch
+        self.features = hasattr(strategy.view, "features")
         B, P = len(prompts), max(map(len, prompts))
         self.check_memory(B, P + settings.gen_length)
         compiled = model.device.type == "cuda" if settings.compile is None else settings.compile
@@ -356,7 +363,8 @@ class Canvas:
 
     def check_memory(self, B: int, S: int) -> None:
         config = self.model.config
-        slots = S * 2 * config.n_layers * config.kv_heads * config.head_width * self.model.dtype.itemsize
+        width = 2 * config.kv_heads * config.head_width + self.features * config.d_model
+        slots = S * config.n_layers * width * self.model.dtype.itemsize
         logits = self.block_length * config.vocab_size * 4 * 4  # float32: logits, those of the step before, odds, odds * log odds
         check_memory(f"the cache and logits of {B} rows of {S} tokens", B * self.passes * (slots + logits), self.model.device)
 
@@ -551,6 +559,22 @@ def evicting(keep_ratio: float, kernel_size: int) -> View:
     return view
 
 
+def partly(prompt_interval_steps: int, gen_interval_steps: int, transfer_ratio: float) -> View:
+    """Recompute the prompt now and then, the answer more often, and in between only what changed most of it, in each layer (dLLM-Cache).
+
+    Forwards are counted from the start of each block, like those of every cache: a row must not depend on the others of its batch.
+    """
+
+    def view(s: Canvas, window: Window) -> Look:
+        S, G = s.x.shape[1], s.settings.gen_length
+        first = 0 if window.age % prompt_interval_steps == 0 else s.prompt_length
+        count = G if window.age % gen_interval_steps == 0 else int(G * transfer_ratio)
+        return Look(first, slice(first, S), slice(0, S), renew=(s.prompt_length - first, count))
+
+    view.features, view.settled = True, torch.inf
+    return view
+
+
 def settling(delay: int, refresh: int) -> View:
     """Reuse the full blocks before the first mask, each once `delay` + 1 forwards have seen it full; until then recompute everything (d3LLM).
 
@@ -565,8 +589,11 @@ def settling(delay: int, refresh: int) -> View:
         seen = window.age - full  # [b, n]: forwards that have seen it full; -1 if it is not
         whole = ((0 <= seen) & (seen < delay)).any(-1) | (window.age % refresh == 0)  # [b]
         first = (P + s.block_length * (seen > delay).sum(-1)).masked_fill(whole, 0)  # [b]
-        query = torch.arange(int(first.min()), S, device=s.x.device)
-        return Look(int(first.min()), query, slice(0, S), own=query >= first[:, None])
+        low = int(first.min())
+        if (first == low).all():
+            return Look(low, slice(low, S), slice(0, S))
+        query = torch.arange(low, S, device=s.x.device)
+        return Look(low, query, slice(0, S), own=query >= first[:, None])
 
     view.paced = True  # which Strategy asks about
     return view
@@ -998,6 +1025,21 @@ def sparse_dllm(keep_ratio: float = 0.5, kernel_size: int = 3, threshold: float 
     return Strategy(quota if threshold is None else threshold_rule(threshold), evicting(keep_ratio, kernel_size), serial)
 
 
+@named("dllm-cache")
+def dllm_cache(
+    prompt_interval_steps: int = 25, gen_interval_steps: int = 5, transfer_ratio: float = 0.25, threshold: float | None = None
+) -> Strategy:
+    """dLLM-Cache (arXiv 2506.06295): each layer recomputes the tokens whose values changed most, and adds to the others what it added before.
+
+    prompt_interval_steps: K_p; recompute the prompt every so many forwards of a block
+    gen_interval_steps: K_r; recompute the whole answer every so many forwards of a block
+    transfer_ratio: rho; share of the answer that each layer recomputes in between, 0 to 1
+    threshold: commit every token at least this confident; none commits the quota of `steps`
+    """
+    view = partly(prompt_interval_steps, gen_interval_steps, transfer_ratio)
+    return Strategy(quota if threshold is None else threshold_rule(threshold), view, serial)
+
+
 @named("d3llm")
 def d3llm(
     theta: float = 0.45, block_add_threshold: float = 0.1, decoded_token_threshold: float = 0.95, delay: int = 1, refresh: int = 10000
@@ -1120,8 +1162,8 @@ def check_kinds(function: Callable, given: dict) -> None:
         require(right and isinstance(value, bool) == (option.kind is bool), name, value, f"a value of type {option.kind.__name__}")
 
 
-AT_LEAST_ONE = ("n", "refresh", "width", "depth", "kernel_size")
-AT_MOST_ONE = ("block_add_threshold", "decoded_token_threshold", "confidence_alpha", "beta", "keep_ratio")
+AT_LEAST_ONE = ("n", "refresh", "width", "depth", "kernel_size", "prompt_interval_steps", "gen_interval_steps")
+AT_MOST_ONE = ("block_add_threshold", "decoded_token_threshold", "confidence_alpha", "beta", "keep_ratio", "transfer_ratio")
 
 
 def check_range(name: str, value) -> None:

@@ -96,7 +96,7 @@ class Oracle:
         V = len(self.symbols)
         self.config = Config(2, 0, 1, 0, V, mask_token_id=V - 1, eos_token_id=V - 2, max_sequence_length=length + 1)
 
-    def new_cache(self, batch: int, slots: int) -> Memory:
+    def new_cache(self, batch: int, slots: int, features: bool = False) -> Memory:
         return Memory(batch, slots, self.config.mask_token_id)
 
     def encode_chat(self, messages) -> list[int]:
@@ -119,8 +119,12 @@ class Oracle:
         start: Tensor | None = None,
         own: Tensor | None = None,
         measure: bool = False,
+        renew: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Log marginals [B, R, V] of `rows` among `query`, given the tokens in the visible slots; arguments as for LLaDA.forward."""
+        """Log marginals [B, R, V] of `rows` among `query`, given the tokens in the visible slots; arguments as for LLaDA.forward.
+
+        There is nothing to measure, and one layer, which is never computed in part.
+        """
         query = self.indices(slice(0, ids.shape[1]) if query is None else query)  # [Q]
         slots, seen = query, ids
         if cache is not None:
