@@ -84,11 +84,6 @@ class Strategy:
         return self.view in EXACT_VIEWS
 
     @property
-    def paced(self) -> bool:
-        """Whether the view refreshes its stale slots by the forwards of the whole decode, those of a pipeline, instead of by a block's."""
-        return hasattr(self.view, "paced")
-
-    @property
     def settled(self) -> float:
         """From which forward of a block, counted from 0, every slot is either computed anew each time or kept; inf where that never comes."""
         return getattr(self.view, "settled", 1)
@@ -99,12 +94,11 @@ class Strategy:
         return self.rule is quota or hasattr(self.rule, "quota")
 
     def __post_init__(self):
-        if self.schedule is not serial and not self.exact and not self.paced:
+        paced = hasattr(self.view, "paced")  # what is stale is refreshed by the forwards of the whole decode, instead of by a block's
+        if self.schedule is not serial and not self.exact and not paced:
             raise ValueError("pipelined blocks need a view without stale slots, or one that is refreshed by the pipeline's forwards")
-        if self.schedule is serial and self.paced:
-            raise ValueError(
-                "a view that is refreshed by a pipeline's forwards needs pipelined blocks: one after the other, each counts its own"
-            )
+        if self.schedule is serial and paced:
+            raise ValueError("a view that is refreshed by a pipeline's forwards needs pipelined blocks: elsewhere each block counts its own")
         if self.ahead and (self.schedule is not serial or self.settled == torch.inf):
             raise ValueError("drafts need one block at a time, and a cache whose slots inside the block are computed anew in every forward")
         if self.settled == torch.inf and hasattr(self.rule, "revises"):
