@@ -84,16 +84,24 @@ class Strategy:
         return self.view in EXACT_VIEWS
 
     @property
+    def settled(self) -> float:
+        """From which forward of a block, counted from 0, every slot is either computed anew each time or kept; inf where that never comes."""
+        return getattr(self.view, "settled", 1)
+
+    @property
     def by_quota(self) -> bool:
         """Whether `steps` is shared out among the tokens instead of being a cap."""
         return self.rule is quota or hasattr(self.rule, "quota")
 
     def __post_init__(self):
-        if self.schedule is not serial and not self.exact:
-            raise ValueError("pipelined blocks need a view without stale slots: an approximate cache is refreshed block by block")
-        if self.ahead and (self.schedule is not serial or hasattr(self.view, "delayed")):
+        paced = hasattr(self.view, "paced")  # what is stale is refreshed by the forwards of the whole decode, instead of by a block's
+        if self.schedule is not serial and not self.exact and not paced:
+            raise ValueError("pipelined blocks need a view without stale slots, or one that is refreshed by the pipeline's forwards")
+        if self.schedule is serial and paced:
+            raise ValueError("a view that is refreshed by a pipeline's forwards needs pipelined blocks: elsewhere each block counts its own")
+        if self.ahead and (self.schedule is not serial or self.settled == torch.inf):
             raise ValueError("drafts need one block at a time, and a cache whose slots inside the block are computed anew in every forward")
-        if hasattr(self.view, "delayed") and hasattr(self.rule, "revises"):
+        if self.settled == torch.inf and hasattr(self.rule, "revises"):
             raise ValueError("a rule that changes written tokens contradicts a cache that keeps what was computed for them")
         if self.schedule is not serial and (self.adjust or hasattr(self.rule, "revises")):
             raise ValueError("what remembers a block's forwards, or changes its tokens, needs one block at a time")
@@ -120,10 +128,12 @@ class Look(NamedTuple):
 
     first: int  # the first slot of `query`, which is contiguous from there to the window's end
     query: Slots  # positions to recompute
-    visible: Slots | None  # cache slots they attend to; None: they attend to each other, and nothing is cached
+    visible: Slots | None  # cache slots they attend to, or those of each layer and row; None: each other, and nothing is cached
     mask: Tensor | None = None  # bool [Q, K]: which query sees which slot; None: every one
     shift: int = 0  # the logits of a slot are about the token so many places after it
     own: Tensor | None = None  # bool [b, Q]: which rows recompute which of the positions; None: each row all
+    measure: bool = False  # note in the cache how much the window's queries ask of each slot
+    renew: tuple[int, int] | None = None  # (a, n): of the query, compute the first a, and in each layer the n others that changed most
 
 
 @dataclass(frozen=True)
@@ -263,19 +273,26 @@ def forward(s: "Canvas", window: Window, look: Look, drafts: tuple[Tensor, Tenso
         ids = torch.cat((ids, ids.masked_fill(in_prompt, s.mask_id)))  # [2b, Q]
         start = start if start is None else start.repeat(2)
     if look.visible is not None and cache is None:
-        cache = s.cache = model.new_cache(len(ids), s.x.shape[1])
+        cache = s.cache = model.new_cache(len(ids), s.x.shape[1], s.features)
+    visible = look.visible
     if cache is not None and drafts:
-        cache = cache.pick(torch.cat((lines, lines + len(s.live))) if scale else lines)
+        picked = torch.cat((lines, lines + len(s.live))) if scale else lines
+        cache = cache.pick(picked)
+        visible = visible[:, picked] if isinstance(visible, Tensor) and visible.dim() == 3 else visible
     if look.own is None:
         scored = slice(window.start - look.first - look.shift, window.end - look.first - look.shift)
     else:  # the query has gaps, in the window, too
         scored = slice(*torch.searchsorted(look.query, torch.tensor([window.start, window.end], device=ids.device)).tolist())
     own = look.own.repeat(2, 1) if scale and look.own is not None else look.own
-    logits = model(ids, look.query, look.visible, look.mask, cache if look.visible is not None else None, scored, start, own)
+    cache = None if visible is None else cache
+    logits = model(ids, look.query, visible, look.mask, cache, scored, start, own, look.measure, look.renew)
     if scale:
         guided, unguided = logits.chunk(2)
         logits = unguided + (scale + 1) * (guided - unguided)
     every = torch.ones_like(s.live, dtype=torch.bool)
+    if look.renew:  # the first layer computes them all
+        Q, layers = ids.shape[1], max(1, model.config.n_layers)
+        return logits, len(ids) * (Q + (layers - 1) * min(Q, sum(look.renew))) // layers, every
     if own is None:
         return logits, ids.numel(), every
     whole = logits.new_zeros(len(logits), window.end - window.start, logits.shape[-1])  # a cell that was not computed is no candidate
@@ -329,6 +346,8 @@ class Canvas:
         self.mask_id, self.eos_id = model.config.mask_token_id, model.config.eos_token_id
         self.eos = settings.eos or ("suppress" if templates else strategy.eos)
         self.block_length, self.blocks = settings.block_length, settings.gen_length // settings.block_length
+        self.passes = 2 if settings.cfg_scale else 1  # rows of the cache, and of a forward, for each row of the batch
+        self.features = hasattr(strategy.view, "features")
         B, P = len(prompts), max(map(len, prompts))
         self.check_memory(B, P + settings.gen_length)
         compiled = model.device.type == "cuda" if settings.compile is None else settings.compile
@@ -348,10 +367,11 @@ class Canvas:
         self.cache: Cache | None = None  # with as many rows as `live` (twice that under guidance)
 
     def check_memory(self, B: int, S: int) -> None:
-        config, passes = self.model.config, B * (2 if self.settings.cfg_scale else 1)
-        slots = S * 2 * config.n_layers * config.kv_heads * config.head_width * self.model.dtype.itemsize
+        config = self.model.config
+        width = 2 * config.kv_heads * config.head_width + self.features * config.d_model
+        slots = S * config.n_layers * width * self.model.dtype.itemsize
         logits = self.block_length * config.vocab_size * 4 * 4  # float32: logits, those of the step before, odds, odds * log odds
-        check_memory(f"the cache and logits of {B} rows of {S} tokens", passes * (slots + logits), self.model.device)
+        check_memory(f"the cache and logits of {B} rows of {S} tokens", B * self.passes * (slots + logits), self.model.device)
 
     def answers(self) -> Tensor:
         """The answers of the unfinished rows by block, int64 [b, n, k]: a copy."""
@@ -389,8 +409,7 @@ class Canvas:
         if unfinished.all():
             return
         if self.cache is not None:
-            passes = 2 if self.settings.cfg_scale else 1
-            self.cache.keep(unfinished.repeat(passes).nonzero()[:, 0])
+            self.cache.keep(unfinished.repeat(self.passes).nonzero()[:, 0])
         self.live = self.live[unfinished]
 
 
@@ -500,22 +519,89 @@ def block_causal(s: Canvas, window: Window) -> Look:
     return Look(window.stale, slice(window.stale, window.end), slice(0, window.end), mask)
 
 
-def delayed(refresh: int) -> View:
+def delayed(refresh: int, prefill: bool = False) -> View:
     """Reuse a token's keys and values from the second forward after it was written: until then they are of its mask (dKV-Cache, Decode).
 
-    Everything is recomputed in a block's first two forwards, and in every `refresh`-th.
+    Everything is recomputed in a block's first two forwards, and in every `refresh`-th; with prefill the prompt only in the very first.
     """
 
     def view(s: Canvas, window: Window) -> Look:
         S = s.x.shape[1]
         if window.age < 2 or window.age % refresh == 0:
-            return Look(0, slice(0, S), slice(0, S))
+            first = s.prompt_length if prefill and s.cache is not None else 0
+            return Look(first, slice(first, S), slice(0, S))
         own = (s.x == s.mask_id) | (s.written == s.written.amax(-1, keepdim=True))  # [B, S]
         own = own[s.live]
         query = own.any(0).nonzero()[:, 0]
         return Look(0, query, slice(0, S), own=own[:, query])
 
-    view.delayed = True  # which Strategy asks about
+    view.settled = torch.inf  # which Strategy asks about
+    return view
+
+
+def evicting(keep_ratio: float, kernel_size: int) -> View:
+    """Recompute everything in a block's first two forwards, then the block alone, which sees itself and what it asked for most (Sparse-dLLM).
+
+    Each layer keeps the same share of the slots outside the block, those of which the second forward's queries asked most. A slot counts
+    as much as the one among its neighbours, kernel_size in all, that was asked most; slots before and behind the block are neighbours.
+    """
+
+    def view(s: Canvas, window: Window) -> Look:
+        S = s.x.shape[1]
+        if window.age < 2:  # the first forward does not show yet what matters
+            return Look(0, slice(0, S), slice(0, S), measure=window.age == 1)
+        block = torch.arange(window.start, window.end, device=s.x.device)
+        outside = torch.cat((torch.arange(window.start, device=s.x.device), torch.arange(window.end, S, device=s.x.device)))  # [K]
+        padding = outside < s.start[s.live].repeat(s.passes)[:, None]  # [b, K]
+        demand = s.cache.demand[:, :, outside].masked_fill(padding, -torch.inf)  # [layers, b, K]
+        demand = F.max_pool1d(demand, kernel_size, 1, kernel_size // 2)[..., : len(outside)].masked_fill(padding, -torch.inf)
+        count = ((~padding).sum(-1, keepdim=True).double() * keep_ratio).long()  # [b, 1]
+        kept = outside[demand.argsort(dim=-1, descending=True, stable=True)[..., : count.max()]]  # [layers, b, n]
+        kept = kept.masked_fill(torch.arange(kept.shape[-1], device=kept.device) >= count, 0)  # shorter rows: padding, which nobody sees
+        visible = torch.cat((kept, block.expand(*kept.shape[:2], -1)), -1).sort().values
+        return Look(window.start, slice(window.start, window.end), visible)
+
+    view.settled = 2
+    return view
+
+
+def partly(prompt_interval_steps: int, gen_interval_steps: int, transfer_ratio: float) -> View:
+    """Recompute the prompt now and then, the answer more often, and in between only what changed most of it, in each layer (dLLM-Cache).
+
+    Forwards are counted from the start of each block, like those of every cache: a row must not depend on the others of its batch.
+    """
+
+    def view(s: Canvas, window: Window) -> Look:
+        S, G = s.x.shape[1], s.settings.gen_length
+        first = 0 if window.age % prompt_interval_steps == 0 else s.prompt_length
+        count = G if window.age % gen_interval_steps == 0 else int(G * transfer_ratio)
+        return Look(first, slice(first, S), slice(0, S), renew=(s.prompt_length - first, count))
+
+    view.features, view.settled = True, torch.inf
+    return view
+
+
+def settling(delay: int, refresh: int) -> View:
+    """Reuse the full blocks before the first mask, each once `delay` + 1 forwards have seen it full; until then recompute everything (d3LLM).
+
+    Everything is also recomputed in every `refresh`-th forward of the pipeline.
+    """
+
+    def view(s: Canvas, window: Window) -> Look:
+        P, S = s.prompt_length, s.x.shape[1]
+        number = window.age + 1  # of this forward; masks are written in it at the earliest
+        written = torch.where(s.x == s.mask_id, number, s.written)[s.live, P:]
+        full = written.unflatten(-1, (s.blocks, s.block_length)).amax(-1).cummax(-1).values  # [b, n]: with which forward all up to here was
+        seen = window.age - full  # [b, n]: forwards that have seen it full; -1 if it is not
+        whole = ((0 <= seen) & (seen < delay)).any(-1) | (window.age % refresh == 0)  # [b]
+        first = (P + s.block_length * (seen > delay).sum(-1)).masked_fill(whole, 0)  # [b]
+        low = int(first.min())
+        if (first == low).all():
+            return Look(low, slice(low, S), slice(0, S))
+        query = torch.arange(low, S, device=s.x.device)
+        return Look(low, query, slice(0, S), own=query >= first[:, None])
+
+    view.paced = True  # which Strategy asks about
     return view
 
 
@@ -754,7 +840,7 @@ class Ahead:
     def __call__(self, s: Canvas, window: Window, look: Look) -> tuple[Tensor, int, Tensor]:
         live, span = s.live, slice(window.start, window.end)
         now = s.x[live, span]  # [b, k]
-        if window.age == 0:  # nothing is known of this block, and the cache may be refreshed
+        if window.age < s.strategy.settled:  # little is known of this block, and the cache may be refreshed
             self.last, rows, ran = forward(s, window, look)
             self.drafts = torch.full((len(s.x), 1 + len(self.graph), now.shape[1]), -1, device=now.device)  # [B, D, k]
             self.logits = self.last.new_empty(*self.drafts.shape, self.last.shape[-1])  # [B, D, k, V]
@@ -924,25 +1010,56 @@ def convolutional(width: int = 64, kappa: float = 1.0) -> Strategy:
 
 
 @named("dkv")
-def dkv_cache(refresh: int = 8, threshold: float | None = None) -> Strategy:
+def dkv_cache(refresh: int = 8, prefill: bool = False, threshold: float | None = None) -> Strategy:
     """dKV-Cache (arXiv 2505.15781): keys and values are reused from the second forward after their token was written, and refreshed at times.
 
     refresh: recompute everything every so many forwards of a block
+    prefill: everything but the prompt, which is computed in the first forward only
     threshold: commit every token at least this confident; none commits the quota of `steps`
     """
-    return Strategy(quota if threshold is None else threshold_rule(threshold), delayed(refresh), serial)
+    return Strategy(quota if threshold is None else threshold_rule(threshold), delayed(refresh, prefill), serial)
+
+
+@named("sparse")
+def sparse_dllm(keep_ratio: float = 0.5, kernel_size: int = 3, threshold: float | None = None) -> Strategy:
+    """Sparse-dLLM (arXiv 2508.02558): a block sees only the slots it has asked for most, others in each layer, and they are not refreshed.
+
+    keep_ratio: r; share of the slots outside the block that each layer keeps, 0 to 1
+    kernel_size: how many neighbouring slots share what the most asked of them was asked
+    threshold: commit every token at least this confident; none commits the quota of `steps`
+    """
+    return Strategy(quota if threshold is None else threshold_rule(threshold), evicting(keep_ratio, kernel_size), serial)
+
+
+@named("dllm-cache")
+def dllm_cache(
+    prompt_interval_steps: int = 25, gen_interval_steps: int = 5, transfer_ratio: float = 0.25, threshold: float | None = None
+) -> Strategy:
+    """dLLM-Cache (arXiv 2506.06295): each layer recomputes the tokens whose values changed most, and adds to the others what it added before.
+
+    prompt_interval_steps: K_p; recompute the prompt every so many forwards of a block
+    gen_interval_steps: K_r; recompute the whole answer every so many forwards of a block
+    transfer_ratio: rho; share of the answer that each layer recomputes in between, 0 to 1
+    threshold: commit every token at least this confident; none commits the quota of `steps`
+    """
+    view = partly(prompt_interval_steps, gen_interval_steps, transfer_ratio)
+    return Strategy(quota if threshold is None else threshold_rule(threshold), view, serial)
 
 
 @named("d3llm")
-def d3llm(theta: float = 0.45, block_add_threshold: float = 0.1, decoded_token_threshold: float = 0.95) -> Strategy:
+def d3llm(
+    theta: float = 0.45, block_add_threshold: float = 0.1, decoded_token_threshold: float = 0.95, delay: int = 1, refresh: int = 10000
+) -> Strategy:
     """d3LLM (arXiv 2601.07568): D2F's pipeline over the whole canvas, both ways visible, and entropy instead of confidence.
 
     theta: commit every token with less entropy than this, in nats
     block_add_threshold: open the next block when the last is filled this far, 0 to 1
     decoded_token_threshold: the first unfinished block must move when its predecessor is filled this far, 0 to 1
+    delay: forwards that recompute everything after a block is full, before it is kept
+    refresh: recompute everything every so many forwards; 1 keeps nothing
     """
     schedule = pipeline(block_add_threshold, decoded_token_threshold, first_only=True)
-    return Strategy(entropy_rule(theta), full, schedule, eos="stop", remasking="entropy")
+    return Strategy(entropy_rule(theta), settling(delay, refresh), schedule, eos="stop", remasking="entropy")
 
 
 @named("dllm-var")
@@ -1051,8 +1168,8 @@ def check_kinds(function: Callable, given: dict) -> None:
         require(right and isinstance(value, bool) == (option.kind is bool), name, value, f"a value of type {option.kind.__name__}")
 
 
-AT_LEAST_ONE = ("n", "refresh", "width", "depth")
-AT_MOST_ONE = ("block_add_threshold", "decoded_token_threshold", "confidence_alpha", "beta")
+AT_LEAST_ONE = ("n", "refresh", "width", "depth", "kernel_size", "prompt_interval_steps", "gen_interval_steps")
+AT_MOST_ONE = ("block_add_threshold", "decoded_token_threshold", "confidence_alpha", "beta", "keep_ratio", "transfer_ratio")
 
 
 def check_range(name: str, value) -> None:

@@ -107,29 +107,56 @@ class Cache:
     """Keys (already rotated) and values, one slot per layer and canvas position: kv is [layers, 2, B, G, S, D].
 
     Zeros, not empty memory: attention multiplies even the slots it may not see by 0, and 0 * NaN is NaN.
+    demand, float32 [layers, B, S], is how much was asked of each slot when that was last measured;
+    added [layers, B, S, C], what each layer last added to the residual stream there: without features it has no slots.
     """
 
-    def __init__(self, config: Config, batch: int, slots: int, device=None, dtype=None):
+    def __init__(self, config: Config, batch: int, slots: int, device=None, dtype=None, features: bool = False):
         shape = (config.n_layers, 2, batch, config.kv_heads, slots, config.head_width)
         self.kv = torch.zeros(shape, device=device, dtype=dtype)
+        self.demand = torch.zeros(config.n_layers, batch, slots, device=device)
+        self.added = torch.zeros(config.n_layers, batch, slots if features else 0, config.d_model, device=device, dtype=dtype)
 
     def write(self, layer: int, query: Slots, k: Tensor, v: Tensor, own: Tensor | None = None) -> None:
         """Put k and v [B, G, Q, D] into their slots; with own, bool [B, Q], only those, and leave the others as they are."""
         kv = torch.stack((k, v))  # [2, B, G, Q, D]
+        if isinstance(query, Tensor) and query.dim() == 2:  # slots of each row's own, int64 [B, Q]
+            self.kv[layer][:, rows_of(query), :, query] = kv.permute(1, 3, 0, 2, 4)
+            return
         self.kv[layer, :, :, :, query] = kv if own is None else torch.where(own[:, None, :, None], kv, self.read(layer, query))
 
     def read(self, layer: int, visible: Slots) -> Tensor:
-        return self.kv[layer, :, :, :, visible]  # [2, B, G, K, D]: a view if visible is a slice
+        """Keys and values of these slots, [2, B, G, K, D]: a view if they are a slice; int64 [B, K] are slots of each row's own."""
+        if isinstance(visible, slice) or visible.dim() == 1:
+            return self.kv[layer, :, :, :, visible]
+        return self.kv[layer][:, rows_of(visible), :, visible].permute(2, 0, 3, 1, 4)  # from [B, K, 2, G, D]
+
+    def changed(self, layer: int, query: Slots, v: Tensor, first: int, count: int) -> Tensor:
+        """The first positions of v [B, G, Q, D], and of the others the `count` whose values are least like the cached: int64 [B, R], of the Q."""
+        new, old = (t.float().transpose(1, 2).flatten(2) for t in (v, self.read(layer, query)[1]))  # [B, Q, G * D]
+        alike = F.cosine_similarity(new, old, dim=-1).round(decimals=4)  # [B, Q]; finer, rounding errors would choose among the unchanged
+        alike[:, :first] = -2  # less than any
+        return alike.argsort(dim=-1, stable=True)[:, : first + count]
+
+    def measure(self, layer: int, q: Tensor, k: Tensor) -> None:
+        """Note how much queries q [B, H, R, D] ask of every slot: the product of their mean with its key, of k [B, G, S, D], mean over the heads."""
+        mean = q.float().unflatten(1, (k.shape[1], -1)).mean((2, 3))  # [B, G, D]
+        self.demand[layer] = (k.float() @ mean[..., None]).mean(1)[..., 0]
 
     def keep(self, batch: Tensor) -> None:
         """Forget every row of the batch but these, int64 [b]."""
-        self.kv = self.kv[:, :, batch]
+        self.kv, self.demand, self.added = self.kv[:, :, batch], self.demand[:, batch], self.added[:, batch]
 
     def pick(self, batch: Tensor) -> "Cache":
         """Another cache with a copy of these rows, int64 [m], any of them several times."""
         other = copy.copy(self)
-        other.kv = self.kv[:, :, batch]
+        other.keep(batch)
         return other
+
+
+def rows_of(slots: Tensor) -> Tensor:
+    """The row numbers [B, 1] that go with slots of each row's own, [B, n], as indices."""
+    return torch.arange(len(slots), device=slots.device)[:, None]
 
 
 class Block(nn.Module):
@@ -152,14 +179,14 @@ class Block(nn.Module):
     def forward(self, h: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, remember, rows: slice) -> Tensor:
         """h [B, Q, C] -> [B, R, C]. Every position gets a key and a value; only `rows` attend and go through the feed-forward.
 
-        remember: (k, v), each [B, G, Q, D] -> the k and v of all visible slots, [B, G, K, D].
+        remember: q [B, H, R, D], and k and v, each [B, G, Q, D] -> the k and v of all visible slots, [B, G, K, D].
         """
         cos, sin = rope
         n = self.attn_norm(h)
-        k = rotate(self.split(self.k_proj(n), self.kv_heads), cos, sin)
-        k, v = remember(k, self.split(self.v_proj(n), self.kv_heads))
         q = self.split(self.q_proj(n[:, rows]), self.heads)  # [B, H, R, D]
         q = rotate(q, cos[..., rows, :], sin[..., rows, :])
+        k = rotate(self.split(self.k_proj(n), self.kv_heads), cos, sin)
+        k, v = remember(q, k, self.split(self.v_proj(n), self.kv_heads))
         attended = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=self.kv_heads != self.heads)
         h = h[:, rows] + self.attn_out(attended.transpose(1, 2).flatten(2))
         n = self.ff_norm(h)
@@ -191,9 +218,9 @@ class LLaDA(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.wte.weight.dtype
 
-    def new_cache(self, batch: int, slots: int) -> Cache:
+    def new_cache(self, batch: int, slots: int, features: bool = False) -> Cache:
         heads = self.blocks[0].kv_heads  # of this process
-        return Cache(replace(self.config, n_kv_heads=heads), batch, slots, self.device, self.dtype)
+        return Cache(replace(self.config, n_kv_heads=heads), batch, slots, self.device, self.dtype, features)
 
     def forward(
         self,
@@ -205,16 +232,22 @@ class LLaDA(nn.Module):
         rows: slice = slice(None),
         start: Tensor | None = None,
         own: Tensor | None = None,
+        measure: bool = False,
+        renew: tuple[int, int] | None = None,
     ) -> Tensor:
         """Recompute the positions `query` and return the logits of `rows` among them.
 
         ids      int64 [B, Q], the tokens at `query`
         query    their positions, which are also their cache slots; default 0 .. Q-1
         visible  the slots they attend to, with a cache; default all of it. Without one they attend to each other.
+                 int64 [layers, B, K] are slots of each layer's and row's own
         mask     bool [Q, K] or [B, 1, Q, K], True where a query may attend to a visible slot; default everywhere
         cache    K/V of `query` are written into their slots, in every layer, before attention reads the visible ones
         rows     which of the Q get logits; the last layer computes no more than these. A slice; default all
         own      bool [B, Q], which rows write which of their K/V to the cache; default all. The others keep what they had
+        measure  note in cache.demand what `rows` ask of each slot, of which all must be visible
+        renew    (a, n): in each layer compute only the first a positions and those n others whose values have changed most since they were
+                 cached; to the rest add what the layer last added to them (dLLM-Cache, arXiv 2506.06295). Needs a cache with features
         start    int64 [B], the first real slot of each left-padded row: RoPE counts from it, slots before it are never attended to
 
         Returns logits [B, R, V] in the model's dtype.
@@ -229,25 +262,56 @@ class LLaDA(nn.Module):
         positions = self.indices(query)  # [Q]
         if start is not None:
             positions = positions - start[:, None]  # [B, Q]
-            real = (self.indices(visible) >= start[:, None])[:, None, None]  # [B, 1, 1, K]
+            real = (self.indices(visible) >= start[:, None])[..., None, None, :]  # [B, 1, 1, K], or as many for each layer
             mask = real if mask is None else real & mask
-            mask = mask.expand(-1, -1, Q, -1)  # [B, 1, Q, K]
+            mask = mask.expand(*mask.shape[:-2], Q, -1)  # [B, 1, Q, K]
         rope = rope_table(positions, self.config.head_width, self.config.rope_theta)
 
         h = self.wte(ids)  # [B, Q, C]
         for layer, block in enumerate(self.blocks):
             wanted = rows if layer == len(self.blocks) - 1 else slice(None)
-            layer_mask = mask if mask is None else mask[..., wanted, :]
-            h = block(h, rope, layer_mask, partial(remember, cache, layer, query, visible, own), wanted)
-        return self.ff_out(self.ln_f(h))  # [B, R, V]
+            if renew is not None:
+                h = self.renewed(layer, h, positions, query, visible, mask, cache, *renew)
+                continue
+            seen, layer_mask = visible, mask
+            if isinstance(visible, Tensor) and visible.dim() == 3:
+                seen, layer_mask = visible[layer], mask if mask is None else mask[layer]
+            layer_mask = layer_mask if layer_mask is None else layer_mask[..., wanted, :]
+            asked = None if not measure else slice(None) if wanted == rows else rows  # of this layer's queries
+            h = block(h, rope, layer_mask, partial(remember, cache, layer, query, seen, own, asked), wanted)
+        return self.ff_out(self.ln_f(h if renew is None else h[:, rows]))  # [B, R, V]
+
+    def renewed(self, layer: int, h: Tensor, positions: Tensor, query: Slots, visible: Slots, mask, cache: Cache, first: int, count: int):
+        """One layer, computed where it must be: h [B, Q, C] -> [B, Q, C].
+
+        The first layer is computed everywhere: there a value depends on its token alone, and does not show that the others have changed.
+        """
+        block, (B, Q, _) = self.blocks[layer], h.shape
+        if layer == 0 or first + count >= Q:
+            at = torch.arange(Q, device=h.device).expand(B, Q)  # int64 [B, R]
+        else:
+            v = block.split(block.v_proj(block.attn_norm(h)), block.kv_heads)
+            at = cache.changed(layer, query, v, first, count)
+            cache.kv[layer, 1, :, :, query] = v  # values are always those of this forward, keys only where the layer is computed
+        lines, slots = rows_of(at), self.indices(query)[at]
+        rope = rope_table(positions.expand(B, Q).gather(1, at), self.config.head_width, self.config.rope_theta)
+        mask = mask if mask is None else mask[..., : at.shape[1], :]  # every position sees the same
+        few = block(h[lines, at], rope, mask, partial(remember, cache, layer, slots, visible, None, None), slice(None))
+        cache.added[layer, lines, slots] = few - h[lines, at]
+        h = h + cache.added[layer][:, query]
+        h[lines, at] = few  # to the last bit
+        return h
 
     def indices(self, slots: Slots) -> Tensor:
         return torch.arange(slots.start, slots.stop, device=self.device) if isinstance(slots, slice) else slots
 
 
-def remember(cache: Cache | None, layer: int, query: Slots, visible: Slots, own: Tensor | None, k: Tensor, v: Tensor):
+def remember(cache: Cache | None, layer: int, query: Slots, visible: Slots, own: Tensor | None, asked: slice | None, q, k, v):
     """Put k and v [B, G, Q, D] into their slots and return those of the visible slots; without a cache, return them as they are."""
     if cache is None:
         return k, v
     cache.write(layer, query, k, v, own)
-    return cache.read(layer, visible)
+    k, v = cache.read(layer, visible)
+    if asked is not None:
+        cache.measure(layer, q[:, :, asked], k)
+    return k, v

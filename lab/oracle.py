@@ -60,17 +60,20 @@ BOS, EOS, MASK = "<bos>", "<eos>", "<mask>"
 
 
 class Memory:
-    """The tokens that each slot held when it was last computed: what a K/V cache is to the network. int64 [B, S]."""
+    """The tokens that each slot held when it was last computed: what a K/V cache is to the network. int64 [B, S].
+
+    An oracle has one layer, and asks as much of every slot.
+    """
 
     def __init__(self, batch: int, slots: int, mask: int):
-        self.tokens = torch.full((batch, slots), mask)
+        self.tokens, self.demand = torch.full((batch, slots), mask), torch.zeros(1, batch, slots)
 
     def keep(self, batch: Tensor) -> None:
-        self.tokens = self.tokens[batch]
+        self.tokens, self.demand = self.tokens[batch], self.demand[:, batch]
 
     def pick(self, batch: Tensor) -> "Memory":
         other = copy.copy(self)
-        other.tokens = self.tokens[batch]
+        other.keep(batch)
         return other
 
 
@@ -94,7 +97,7 @@ class Oracle:
         V = len(self.symbols)
         self.config = Config(2, 0, 1, 0, V, mask_token_id=V - 1, eos_token_id=V - 2, max_sequence_length=length + 1)
 
-    def new_cache(self, batch: int, slots: int) -> Memory:
+    def new_cache(self, batch: int, slots: int, features: bool = False) -> Memory:
         return Memory(batch, slots, self.config.mask_token_id)
 
     def encode_chat(self, messages) -> list[int]:
@@ -119,17 +122,23 @@ class Oracle:
         rows: slice = slice(None),
         start: Tensor | None = None,
         own: Tensor | None = None,
+        measure: bool = False,
+        renew: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Log marginals [B, R, V] of `rows` among `query`, given the tokens in the visible slots; arguments as for LLaDA.forward."""
+        """Log marginals [B, R, V] of `rows` among `query`, given the tokens in the visible slots; arguments as for LLaDA.forward.
+
+        There is nothing to measure, and one layer, which is never computed in part.
+        """
         query = self.indices(slice(0, ids.shape[1]) if query is None else query)  # [Q]
         slots, seen = query, ids
         if cache is not None:
             cache.tokens[:, query] = ids if own is None else torch.where(own, ids, cache.tokens[:, query])
-            slots = self.indices(slice(0, cache.tokens.shape[1]) if visible is None else visible)  # [K]
-            seen = cache.tokens[:, slots]  # [B, K]
-        cells = self.strings.T[(slots - 1).clamp(min=0)]  # [K, N]
-        agrees = (seen[..., None] == cells) | (seen[..., None] == self.config.mask_token_id) | (slots == 0)[:, None]  # [B, K, N]
-        sees = torch.ones(len(query), len(slots), dtype=torch.bool) if mask is None else mask
+            slots = self.indices(slice(0, cache.tokens.shape[1]) if visible is None else visible)  # [K], or [1, B, K]
+            slots = slots if slots.dim() == 1 else slots[0]
+            seen = cache.tokens.gather(1, slots.expand(len(ids), -1))  # [B, K]
+        cells = self.strings.T[(slots - 1).clamp(min=0)]  # [K, N], or [B, K, N]
+        agrees = (seen[..., None] == cells) | (seen[..., None] == self.config.mask_token_id) | (slots == 0)[..., None]  # [B, K, N]
+        sees = torch.ones(len(query), slots.shape[-1], dtype=torch.bool) if mask is None else mask
         possible = torch.stack([agrees[:, allowed].all(1) for allowed in sees[rows]], dim=1)  # [B, R, N]
         possible |= ~possible.any(-1, keepdim=True)  # nothing agrees: an earlier step has left the language, and all strings are as good
         wanted = self.strings.T[(query[rows] - 1).clamp(min=0)]  # [R, N]

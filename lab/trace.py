@@ -111,13 +111,17 @@ class Recorder:
         before, self.canvas = self.canvas, step.x[self.row].tolist()
         writes, unwrites = changes(before, self.canvas, self.s.mask_id)
         candidates = self.candidates(step)
-        query = look.query if look.own is None else look.query[look.own[window.live.tolist().index(self.row)]]
+        line = window.live.tolist().index(self.row)
+        query = look.query if look.own is None else look.query[look.own[line]]
+        visible = look.query if look.visible is None else look.visible
+        if isinstance(visible, Tensor) and visible.dim() == 3:  # of each layer and row: what some layer sees
+            visible = visible[:, line].unique()
         return {
             "nfe": step.nfe,
             "window": [window.start, window.end],
             "blocks": [(window.start - P) // k, (window.end - P) // k],
             "query": ranges(query),
-            "visible": ranges(look.query if look.visible is None else look.visible),
+            "visible": ranges(visible),
             "candidates": candidates,
             "writes": writes,
             "unwrites": unwrites,

@@ -9,6 +9,8 @@ from conftest import random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model import remember, rope_table, rotate
+
 close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)  # logits are about 10; rounding depends on the shapes
 
 
@@ -123,3 +125,95 @@ def test_bfloat16_follows_float32(model):
     rounded = model.bfloat16()(ids)
     assert rounded.dtype == torch.bfloat16
     assert (rounded.float() - exact).abs().mean() < 0.1 * exact.std()
+
+
+def test_each_layer_and_row_may_see_slots_of_its_own(model):
+    """Would catch slots of another layer or row, keys in another order than values, and padding that is seen. A mask says the same."""
+    ids = torch.tensor([random_prompt(seed, 20) for seed in (0, 1)])
+    start, whole = torch.tensor([0, 3]), slice(0, 20)
+    visible = torch.stack([torch.stack([torch.randperm(20)[:9] for _ in range(2)]) for _ in range(2)])  # [layers, B, K]
+    one, other = model.new_cache(2, 20), model.new_cache(2, 20)
+    for cache in (one, other):
+        model(ids, cache=cache, start=start)
+    seen = model(ids[:, 4:9], slice(4, 9), visible, cache=one, start=start)
+    masks = torch.zeros(2, 2, 1, 1, 20, dtype=torch.bool).scatter(-1, visible[:, :, None, None], True) & (
+        torch.arange(20) >= start[:, None, None, None]
+    )
+    positions = torch.arange(4, 9) - start[:, None]
+    rope, h = rope_table(positions, 8, model.config.rope_theta), model.wte(ids[:, 4:9])
+    for layer, block in enumerate(model.blocks):
+        h = block(
+            h,
+            rope,
+            masks[layer].expand(-1, -1, 5, -1),
+            functools.partial(remember, other, layer, slice(4, 9), whole, None, None),
+            slice(None),
+        )
+    close(seen, model.ff_out(model.ln_f(h)))
+
+
+@pytest.mark.parametrize("n_kv_heads", [4, 2])
+def test_demand_is_the_product_of_the_mean_query_with_each_key(n_kv_heads):
+    """Would catch a mean over the wrong queries, a softmax, a scale, and heads that are paired wrongly: Sparse-dLLM's score in loops."""
+    model, ids = random_model(3, n_kv_heads=n_kv_heads), torch.tensor([random_prompt(0, 12)])
+    cache = model.new_cache(1, 12)
+    model(ids, cache=cache, rows=slice(5, 8), measure=True)
+    block = model.blocks[0]
+    rope, n = rope_table(torch.arange(12), 8, model.config.rope_theta), block.attn_norm(model.wte(ids))
+    q, k = (rotate(block.split(x, heads), *rope)[0] for x, heads in ((block.q_proj(n), 4), (block.k_proj(n), n_kv_heads)))
+    for slot in range(12):
+        products = [q[head, 5:8].mean(0) @ k[head // (4 // n_kv_heads), slot] for head in range(4)]
+        close(cache.demand[0, 0, slot], torch.stack(products).mean())
+    assert cache.demand[1].abs().max() > 0
+
+
+def renewed_in_loops(model, cache, ids, first, count, start):
+    """The definition of `renew`: compute every layer everywhere, and keep what is chosen. cache: K, V and added, lists over the layers."""
+    slots = range(start, len(cache["k"][0]))
+    h, rope = model.wte(ids[start:]), rope_table(torch.arange(start, len(ids)), 8, model.config.rope_theta)
+    for layer, block in enumerate(model.blocks):
+        old, n = {name: tensors[layer] for name, tensors in cache.items()}, block.attn_norm(h)
+        k, v = (
+            rotate(block.split(block.k_proj(n)[None], 4), *rope)[0].transpose(0, 1),
+            block.split(block.v_proj(n)[None], 4)[0].transpose(0, 1),
+        )
+        alike = [round(torch.cosine_similarity(v[i].flatten(), old["v"][slot].flatten(), dim=0).item(), 4) for i, slot in enumerate(slots)]
+        others = sorted(range(first, len(h)), key=lambda i: (alike[i], i))
+        chosen = {*range(first), *others[:count]} if layer else range(len(h))
+        for i, slot in enumerate(slots):
+            old["v"][slot] = v[i]
+            if i in chosen:
+                old["k"][slot] = k[i]
+        every = block(h[None], rope, None, lambda *_: (old["k"].transpose(0, 1)[None], old["v"].transpose(0, 1)[None]), slice(None))[0]
+        for i, slot in enumerate(slots):
+            if i in chosen:
+                old["added"][slot] = every[i] - h[i]
+        h = torch.stack([every[i] if i in chosen else h[i] + old["added"][slot] for i, slot in enumerate(slots)])
+    return model.ff_out(model.ln_f(h))
+
+
+@given(seed=st.integers(0, 99), with_prompt=st.booleans(), count=st.integers(0, 14))
+def test_layers_that_are_renewed_in_part_equal_the_definition(seed, with_prompt, count):
+    """Would catch features of other slots, keys that are renewed where they must not be, values that are not, and a stale last layer."""
+    model, ids = random_model(seed, n_layers=3), torch.tensor(random_prompt(seed, 20))
+    cache, plain = (
+        model.new_cache(1, 20, features=True),
+        {name: torch.zeros(3, 20, 4, 8) for name in "kv"} | {"added": torch.zeros(3, 20, 32)},
+    )
+    start, first = (0, 6) if with_prompt else (6, 0)
+    for turn, (begin, a, n) in enumerate([(0, 6, 14), (start, first, count), (start, first, count)]):
+        ids[6 + 3 * turn : 8 + 3 * turn] = torch.tensor(random_prompt(seed + turn, 2))
+        logits = model(ids[None, begin:], slice(begin, 20), slice(0, 20), cache=cache, rows=slice(-12, -3), renew=(a, n))[0]
+        close(logits, renewed_in_loops(model, plain, ids, a, n, begin)[-12:-3])
+
+
+def test_features_that_are_not_renewed_stay_but_for_the_values(model):
+    """Would catch rho = 0 that renews keys or what a layer adds, or that keeps values: only the first layer is computed."""
+    ids = torch.tensor([random_prompt(0, 20)])
+    cache = model.new_cache(1, 20, features=True)
+    model(ids, slice(0, 20), slice(0, 20), cache=cache, renew=(6, 14))
+    kv, added = cache.kv.clone(), cache.added.clone()
+    ids[0, 9] += 1
+    model(ids[:, 6:], slice(6, 20), slice(0, 20), cache=cache, renew=(0, 0))
+    assert cache.kv[1, 0].equal(kv[1, 0]) and cache.added[1].equal(added[1]) and cache.kv[:, :, :, :, :6].equal(kv[:, :, :, :, :6])
+    assert not cache.kv[1, 1].equal(kv[1, 1]) and not cache.added[0].equal(added[0])

@@ -185,7 +185,7 @@ def test_dkv_recomputes_masks_and_what_was_written_last(seed):
 def test_d3llm_one_block_at_a_time_is_entropy_order(seed):
     """Would catch a pipeline that opens or commits too early."""
     serial = run(seed, "llada", remasking="entropy", eos="stop")
-    assert same(run(seed, "d3llm", theta=0.0, block_add_threshold=1.0, decoded_token_threshold=1.0), serial)
+    assert same(run(seed, "d3llm", theta=0.0, block_add_threshold=1.0, decoded_token_threshold=1.0, refresh=1), serial)
 
 
 @given(seeds)

@@ -65,7 +65,7 @@ def test_a_record_says_what_the_step_said(tmp_path_factory, seed, case):
         header, *_, record = map(json.loads, path.read_text().splitlines())
         told |= header["tokens"] | record["tokens"]
         queried = dllm.LLaDA.indices(canvas.model, step.look.query).tolist()
-        assert (record["nfe"], record["rows"]) == (step.nfe, step.rows) and step.rows % len(queried) == 0
+        assert (record["nfe"], record["rows"]) == (step.nfe, step.rows) and (step.rows % len(queried) == 0 or step.look.renew)
         assert [i for start, end in record["query"] for i in range(start, end)] == queried
         assert record["window"] == [step.window.start, step.window.end]
         assert [c[0] - step.window.start for c in record["candidates"]] == step.candidates[0].nonzero()[:, 0].tolist()
@@ -76,7 +76,7 @@ def test_a_record_says_what_the_step_said(tmp_path_factory, seed, case):
             assert [p for _, p in top] == pytest.approx(probabilities.sort(descending=True).values[: len(top)].tolist(), rel=1e-3)
             assert all(probabilities[i].item() == pytest.approx(p, rel=1e-3) for i, p in top) and MASK not in [i for i, _ in top]
             assert {str(i) for i, _ in top} | {str(token)} <= set(told)
-        assert {slot for slot, _ in record["writes"]} >= {c + step.window.start for c in step.commit[0].nonzero()[:, 0].tolist()}
+        assert {slot for slot, _ in record["writes"] + record["unwrites"]} >= {c + step.window.start for c in step.commit[0].nonzero()[:, 0].tolist()}
 
 
 def take_back(canvas, seed: int):
