@@ -21,7 +21,7 @@ import json
 import re
 import runpy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
@@ -132,7 +132,7 @@ class Step:
 
     nfe: int  # forwards so far, this one included
     rows: int  # token-forwards of this one: positions computed, times the rows of the batch
-    ran: Tensor  # bool [b]: for which rows; none if the logits of every row's canvas were known ahead, and no forward was run
+    ran: Tensor  # int64 [b]: forwards run for each row; 0 if the logits of its canvas were known ahead
     window: Window
     look: Look
     scores: Scores  # each [b, n * k]
@@ -220,15 +220,13 @@ def steps(s: "Canvas") -> Iterator[Step]:
     generator = torch.Generator(s.x.device).manual_seed(settings.seed)
     nfe, began = 0, time.perf_counter()
     for window in s.strategy.schedule(s):
-        if nfe == settings.steps and not s.strategy.by_quota:
+        if settings.steps and nfe >= settings.steps and not s.strategy.by_quota:
             raise StepLimit(f"steps={nfe} forwards are spent, {int(s.masked().sum())} masks are left: raise steps or lower the threshold")
         look = s.strategy.view(s, window)
         logits, rows, ran = (ahead or forward)(s, window, look)  # [b, n * k, V]
-        nfe += int(rows > 0)
+        nfe += int(ran.max())
 
-        logits[..., s.mask_id] = -torch.inf  # after guidance: -inf minus -inf would be NaN
-        if s.eos == "suppress":
-            logits[..., s.eos_id] = -torch.inf
+        s.forbid(logits)
         candidates = s.candidates(window)  # [b, n * k]
         if adjust:
             logits = adjust(logits, candidates, window)
@@ -246,10 +244,13 @@ def steps(s: "Canvas") -> Iterator[Step]:
         began = time.perf_counter()
 
 
-def forward(s: "Canvas", window: Window, look: Look, drafts: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, int, Tensor]:
-    """Logits [b, n * k, V] of the window's slots, guided if asked for, the number of token-forwards spent, and for which rows: bool [b], all.
+def forward(
+    s: "Canvas", window: Window, look: Look, drafts: tuple[Tensor, Tensor] | None = None, skip: Collection[int] = ()
+) -> tuple[Tensor, int, Tensor]:
+    """Logits [b, n * k, V] of the window's slots, guided if asked for, the number of token-forwards spent, and for each row 1, int64 [b].
 
     drafts: compute these canvases instead, int64 [m, S], each a draft of the live row with its number, int64 [m]; the cache is left as it is
+    skip: leave out these layers of the network
     """
     model, scale, cache = s.model, s.settings.cfg_scale, s.cache
     canvases, lines = drafts or (s.x[s.live], torch.arange(len(s.live), device=s.x.device))
@@ -268,15 +269,15 @@ def forward(s: "Canvas", window: Window, look: Look, drafts: tuple[Tensor, Tenso
     else:  # the query has gaps, in the window, too
         scored = slice(*torch.searchsorted(look.query, torch.tensor([window.start, window.end], device=ids.device)).tolist())
     own = look.own.repeat(2, 1) if scale and look.own is not None else look.own
-    logits = model(ids, look.query, look.visible, look.mask, cache if look.visible is not None else None, scored, start, own)
+    logits = model(ids, look.query, look.visible, look.mask, cache if look.visible is not None else None, scored, start, own, skip)
     if scale:
         guided, unguided = logits.chunk(2)
         logits = unguided + (scale + 1) * (guided - unguided)
-    every = torch.ones_like(s.live, dtype=torch.bool)
+    once = torch.ones_like(s.live)
     if own is None:
-        return logits, ids.numel(), every
+        return logits, ids.numel(), once
     whole = logits.new_zeros(len(logits), window.end - window.start, logits.shape[-1])  # a cell that was not computed is no candidate
-    return whole.index_copy(1, look.query[scored] - window.start, logits), int(own.sum()), every
+    return whole.index_copy(1, look.query[scored] - window.start, logits), int(own.sum()), once
 
 
 def choose(rule: "Rule", scores: Scores, candidates: Tensor, window: Window) -> tuple[Tensor, Tensor]:
@@ -296,7 +297,7 @@ def finish(s: "Canvas", stream: Iterator[Step]) -> Result:
     rows, seconds = 0, 0.0
     for step in stream:
         rows, seconds = rows + step.rows, seconds + step.seconds
-        forwards[step.window.live] += step.candidates.any(-1) & step.ran
+        forwards[step.window.live] += step.candidates.any(-1) * step.ran
     lengths = (s.x[:, s.prompt_length :] != s.eos_id).cumprod(-1).sum(-1).tolist()  # [B]
     return Result(s.x, s.written, lengths, step.nfe, forwards.tolist(), rows, seconds, s.prompt_length)
 
@@ -308,7 +309,9 @@ class StepLimit(RuntimeError):
 def prepare(model: LLaDA, prompt, strategy: "str | Strategy", settings: dict) -> "Canvas":
     """Check all that can be wrong before the first forward, and lay out the canvas."""
     strategy, chosen = plan(strategy, settings)
-    return Canvas(model, check_prompt(prompt, model.config, chosen), strategy, chosen)
+    prompts = check_prompt(prompt, model.config, chosen)
+    check_model(model, strategy)
+    return Canvas(model, prompts, strategy, chosen)
 
 
 # --- the canvas ------------------------------------------------------------------------------------------------------------------------
@@ -367,6 +370,12 @@ class Canvas:
             ended = self.has_eos() & ~(masked & self.is_open()).flatten(1).any(-1)  # [b]
             rest = (masked & ended[:, None, None]).flatten(1)
             self.x[self.live, self.prompt_length :] = self.answers().flatten(1).masked_fill(rest, self.eos_id)
+
+    def forbid(self, logits: Tensor) -> None:
+        """Rule out, in place, what is never written. After guidance and mixtures: -inf minus -inf would be NaN."""
+        logits[..., self.mask_id] = -torch.inf
+        if self.eos == "suppress":
+            logits[..., self.eos_id] = -torch.inf
 
     def has_eos(self) -> Tensor:
         return (self.answers() == self.eos_id).flatten(1).any(-1)  # bool [b]
@@ -734,10 +743,12 @@ class Ahead:
 
     Every rule sees the logits it would have seen, in the same order. So the tokens are those of the strategy without drafts, for any graph,
     rule (also one that remembers) and temperature, given a cache whose slots inside the block are computed anew in every forward.
+
+    skip: layers without which the network makes the drafts, in a forward of their own; None makes them from the last logits there are
     """
 
-    def __init__(self, graph: Graph):
-        self.graph = graph
+    def __init__(self, graph: Graph, skip: Collection[int] | slice | None = None):
+        self.graph, self.skip = graph, skip if graph else None
 
     def __call__(self, s: Canvas, window: Window, look: Look) -> tuple[Tensor, int, Tensor]:
         live, span = s.live, slice(window.start, window.end)
@@ -751,16 +762,22 @@ class Ahead:
         known = (self.drafts[live] == now[:, None]).all(-1)  # [b, D]
         miss, rows = ~known.any(-1), 0
         if miss.any():
-            last = self.last[torch.isin(self.rows, live)][miss]  # [m, k, V]: what the rows' latest tokens were chosen by
+            if self.skip is None:
+                last = self.last[torch.isin(self.rows, live)][miss]  # [m, k, V]: what the rows' latest tokens were chosen by
+            else:
+                skip = range(s.model.config.n_layers)[self.skip] if isinstance(self.skip, slice) else self.skip
+                last, rows, _ = forward(s, window, look, (s.x[live[miss]], miss.nonzero()[:, 0]), skip)
+                s.forbid(last)
             drafts = torch.cat((now[miss, None], self.draft(last, now[miss], s.mask_id)), 1)  # [m, D, k]
             lines = miss.nonzero()[:, 0].repeat_interleave(drafts.shape[1])
             canvases = s.x[live[lines]]
             canvases[:, span] = drafts.flatten(0, 1)
-            logits, rows, _ = forward(s, window, look, (canvases, lines))
+            logits, more, _ = forward(s, window, look, (canvases, lines))
+            rows += more
             self.drafts[live[miss]], self.logits[live[miss]] = drafts, logits.unflatten(0, drafts.shape[:2])
             known[miss] = torch.arange(known.shape[1], device=known.device) == 0
         self.rows, self.last = live, self.logits[live, known.int().argmax(-1)]
-        return self.last, rows, miss
+        return self.last, rows, miss * (1 if self.skip is None else 2)
 
     def draft(self, logits: Tensor, now: Tensor, mask_id: int) -> Tensor:
         """The graph's drafts of blocks now [m, k], from logits [m, k, V] in which something was masked still: int64 [m, D - 1, k]."""
@@ -965,6 +982,21 @@ def spiffy(graph: str | None = None, threshold: float | None = None, cache: Cach
     return Strategy(quota if threshold is None else threshold_rule(threshold), cached(cache), serial, ahead=Ahead(drafts))
 
 
+@named("swift")
+def swift(depth: int = 4, skip: str | None = None, threshold: float | None = None, cache: CacheName = "dual") -> Strategy:
+    """SWIFT (arXiv 2410.06916), for diffusion: as freedave, but the drafts are those of the same network with layers left out.
+
+    depth: canvases a forward computes; 1 is no speculation
+    skip: layers left out, such as 1,3; none takes every second one between the first and the last
+    threshold: commit every token at least this confident; none commits the quota of `steps`
+    cache: as in fast-dllm
+    """
+    if skip is not None:
+        require(re.fullmatch(r"\d+(,\d+)*", skip) is not None, "skip", skip, "numbers of layers from 0, such as 1,3")
+    layers = slice(1, -1, 2) if skip is None else tuple(map(int, skip.split(",")))
+    return Strategy(quota if threshold is None else threshold_rule(threshold), cached(cache), serial, ahead=Ahead(chain(depth), layers))
+
+
 CALIBRATED: Graph = (
     ((0, 0),), ((0, 0), (1, 0)), ((0, 0), (1, 0), (2, 0)), ((0, 0), (1, 0), (2, 0), (3, 0)),
     ((1, 0),), ((0, 0), (2, 0)), ((0, 0), (1, 0), (3, 0)),
@@ -1142,6 +1174,13 @@ def check_prompt(prompt, config: Config, settings: Settings) -> list[list[int]]:
                 f"{which} has {len(row)} tokens, gen_length is {settings.gen_length}: together more than the model's {config.max_sequence_length}"
             )
     return [list(row) for row in rows]
+
+
+def check_model(model: LLaDA, strategy: Strategy) -> None:
+    """Refuse a strategy that asks for something which this model does not have."""
+    skip = strategy.ahead.skip if strategy.ahead else None
+    if isinstance(skip, tuple) and (beyond := [layer for layer in skip if layer >= model.config.n_layers]):
+        raise ValueError(f"skip names layer {beyond[0]}, but the model's {model.config.n_layers} layers are numbered from 0")
 
 
 @functools.cache

@@ -10,6 +10,7 @@ C width, H heads, G key/value heads, D head width, F feed-forward width, V vocab
 """
 
 import copy
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -188,6 +189,7 @@ class LLaDA(nn.Module):
         rows: slice = slice(None),
         start: Tensor | None = None,
         own: Tensor | None = None,
+        skip: Collection[int] = (),
     ) -> Tensor:
         """Recompute the positions `query` and return the logits of `rows` among them.
 
@@ -198,6 +200,7 @@ class LLaDA(nn.Module):
         cache    K/V of `query` are written into their slots, in every layer, before attention reads the visible ones
         rows     which of the Q get logits; the last layer computes no more than these. A slice; default all
         own      bool [B, Q], which rows write which of their K/V to the cache; default all. The others keep what they had
+        skip     numbers of the layers that are left out, from 0; they write nothing to the cache
         start    int64 [B], the first real slot of each left-padded row: RoPE counts from it, slots before it are never attended to
 
         Returns logits [B, R, V] in the model's dtype.
@@ -220,6 +223,9 @@ class LLaDA(nn.Module):
         h = self.wte(ids)  # [B, Q, C]
         for layer, block in enumerate(self.blocks):
             wanted = rows if layer == len(self.blocks) - 1 else slice(None)
+            if layer in skip:
+                h = h[:, wanted]
+                continue
             layer_mask = mask if mask is None else mask[..., wanted, :]
             h = block(h, rope, layer_mask, partial(remember, cache, layer, query, visible, own), wanted)
         return self.ff_out(self.ln_f(h))  # [B, R, V]

@@ -11,6 +11,7 @@ Letters: N strings of the language, G their length, B batch, Q positions compute
 
 import copy
 import re
+from collections.abc import Collection
 from itertools import permutations, product
 
 import torch
@@ -115,8 +116,12 @@ class Oracle:
         rows: slice = slice(None),
         start: Tensor | None = None,
         own: Tensor | None = None,
+        skip: Collection[int] = (),
     ) -> Tensor:
-        """Log marginals [B, R, V] of `rows` among `query`, given the tokens in the visible slots; arguments as for LLaDA.forward."""
+        """Log marginals [B, R, V] of `rows` among `query`, given the tokens in the visible slots; arguments as for LLaDA.forward.
+
+        There is no layer that could be skipped.
+        """
         query = self.indices(slice(0, ids.shape[1]) if query is None else query)  # [Q]
         slots, seen = query, ids
         if cache is not None:

@@ -322,6 +322,42 @@ def test_drafts_are_often_right():
     assert sum(count >= 3 for count in saved) >= 4
 
 
+@given(seeds, st.sampled_from(["0", "1", "0,2,3", "0,1,2,3", None]), st.sampled_from(CACHES), st.sampled_from([None, 0.6]))
+def test_swift_is_lossless_for_any_layers(seed, skip, cache, threshold):
+    """Would catch a draft that is taken unverified, one that writes to the cache, and a last layer whose rows are not cut out."""
+    prompts = [random_prompt(seed, 7), random_prompt(seed + 1, 4)]
+    plain = run(seed, "fast-dllm", *prompts, layers=4, cache=cache, threshold=threshold)
+    assert run(seed, "swift", *prompts, layers=4, skip=skip, cache=cache, threshold=threshold).tokens.equal(plain.tokens)
+
+
+def test_skipping_no_layer_is_freedave_with_a_draft_forward_too_many():
+    """Would catch draft forwards, or their rows, that are not counted: drafts of the whole network are right, one commit for one forward."""
+    for seed in range(5):
+        rule = Strategy(dllm.quota, dllm.cached("dual"), dllm.serial, ahead=dllm.Ahead(dllm.chain(2), skip=()))
+        result, plain = run(seed, rule), run(seed, "fast-dllm", cache="dual", threshold=None)
+        assert result.tokens.equal(plain.tokens) and result.nfe == 3 * (1 + 2 * 4)  # a block: 1, then a draft and a check for two commits
+        assert result.rows == 3 * (plain.rows // 3 - 7 * 8 + 4 * (8 + 2 * 8))
+
+
+def test_fewer_layers_draft_worse():
+    """Negative control for the two tests above: were the layers not left out, any set would save as many forwards as none."""
+    nfe = {
+        skip: sum(
+            run(seed, Strategy(dllm.quota, dllm.cached("dual"), dllm.serial, ahead=dllm.Ahead(dllm.chain(4), skip)), layers=4).nfe
+            for seed in range(4)
+        )
+        for skip in ((), (1,), (0, 1, 2))
+    }
+    assert nfe[()] < nfe[(1,)] < nfe[(0, 1, 2)]
+
+
+def test_layers_that_do_not_exist_are_refused():
+    """Would catch a number that is silently no layer, and a text that ends in a traceback."""
+    for skip, message in (("7", "skip names layer 7, but the model's 2 layers"), ("1;2", "skip is '1;2', expected numbers of layers")):
+        with pytest.raises(ValueError, match=message):
+            run(0, "swift", skip=skip)
+
+
 def test_what_cannot_be_combined_is_refused():
     """Would catch a combination that runs and is wrong."""
     for view, schedule in ((dllm.delayed(8), dllm.serial), (dllm.block_causal, dllm.pipeline(0.1, 0.95))):
