@@ -76,6 +76,7 @@ class Strategy:
     remasking: str = "low_confidence"  # the order of ORDERS
     adjust: "Adjust | None" = None
     ahead: "Ahead | None" = None
+    soften: "Soften | None" = None
     block_length: int | None = 32  # where the caller names none; None for gen_length
 
     @property
@@ -93,6 +94,8 @@ class Strategy:
             raise ValueError("pipelined blocks need a view without stale slots: an approximate cache is refreshed block by block")
         if self.ahead and (self.schedule is not serial or hasattr(self.view, "delayed")):
             raise ValueError("drafts need one block at a time, and a cache whose slots inside the block are computed anew in every forward")
+        if self.ahead and self.soften:
+            raise ValueError("a draft would need softened masks of its own: drafts and softened masks cannot be combined")
         if hasattr(self.view, "delayed") and hasattr(self.rule, "revises"):
             raise ValueError("a rule that changes written tokens contradicts a cache that keeps what was computed for them")
         if self.schedule is not serial and (self.adjust or hasattr(self.rule, "revises")):
@@ -113,6 +116,7 @@ class Window:
     forwards: int | None  # that a quota has left for this block, this one included; None where blocks share their forwards
     must: Tensor  # bool [b, n]: blocks in which a forward commits at least one token
     live: Tensor  # int64 [b]: the unfinished rows of the batch
+    turns: Tensor  # int64 [b]: steps so far in which something could be written in each of them
 
 
 class Look(NamedTuple):
@@ -228,6 +232,9 @@ def steps(s: "Canvas") -> Iterator[Step]:
 
         s.forbid(logits)
         candidates = s.candidates(window)  # [b, n * k]
+        s.turns[s.live] += candidates.any(-1)
+        if s.strategy.soften:
+            s.soften(window, candidates, s.strategy.soften(logits.float().softmax(-1), window))
         if adjust:
             logits = adjust(logits, candidates, window)
         scores = s.score(logits, kernels.gumbel(logits, settings.temperature, generator) if settings.temperature else None)
@@ -269,7 +276,11 @@ def forward(
     else:  # the query has gaps, in the window, too
         scored = slice(*torch.searchsorted(look.query, torch.tensor([window.start, window.end], device=ids.device)).tolist())
     own = look.own.repeat(2, 1) if scale and look.own is not None else look.own
-    logits = model(ids, look.query, look.visible, look.mask, cache if look.visible is not None else None, scored, start, own, skip)
+    added = None
+    if s.soft is not None:
+        soft = s.soft[s.live][:, look.query].repeat(2 if scale else 1, 1, 1)  # [b, Q, C]
+        added = torch.where((ids == s.mask_id)[..., None], soft, 0)
+    logits = model(ids, look.query, look.visible, look.mask, cache if look.visible is not None else None, scored, start, own, skip, added)
     if scale:
         guided, unguided = logits.chunk(2)
         logits = unguided + (scale + 1) * (guided - unguided)
@@ -337,6 +348,8 @@ class Canvas:
         self.live = torch.arange(B, device=model.device)  # [b]
         self.written = torch.zeros_like(self.x)  # [B, S]: the forward that wrote each token, 0 for none
         self.opened = torch.zeros(B, dtype=torch.int64, device=model.device)  # [B]: blocks opened so far
+        self.turns = torch.zeros_like(self.opened)  # [B]: steps so far in which something could be written in each row
+        self.soft: Tensor | None = None  # [B, S, C]: added to the embedding of each mask
         self.cache: Cache | None = None  # with as many rows as `live` (twice that under guidance)
 
     def check_memory(self, B: int, S: int) -> None:
@@ -359,6 +372,18 @@ class Canvas:
     def candidates(self, window: Window) -> Tensor:
         """The cells of the window that may be written, bool [b, n * k]."""
         return (self.masked() & self.is_open()).flatten(1)[:, window.start - self.prompt_length : window.end - self.prompt_length]
+
+    def window(self, low: int, high: int, age: int, stale: int, must: Tensor, forwards: int | None = None) -> Window:
+        """The blocks low .. high as a window."""
+        start, end = (self.prompt_length + block * self.block_length for block in (low, high))
+        return Window(start, end, age, stale, self.x.shape[1] - end, forwards, must, self.live, self.turns[self.live])
+
+    def soften(self, window: Window, candidates: Tensor, weights: Tensor) -> None:
+        """From now on add this mixture of the tokens' embeddings, weights [b, n * k, V], to those of the masks in the window."""
+        table = self.model.wte.weight  # [V, C]
+        if self.soft is None:
+            self.soft = table.new_zeros(*self.x.shape, table.shape[1])
+        self.soft[self.live, window.start : window.end] = (weights.to(table.dtype) @ table) * candidates[..., None]
 
     def write(self, window: Window, commit: Tensor, token: Tensor, nfe: int) -> None:
         """Put the committed tokens on the canvas; under eos="stop", end every row whose open blocks are full and hold an EOS."""
@@ -401,11 +426,10 @@ def serial(s: Canvas) -> Iterator[Window]:
     stale = 0
     for block in range(s.blocks):
         s.opened.fill_(block + 1)
-        start = s.prompt_length + block * s.block_length
-        end, age, forwards = start + s.block_length, 0, (s.settings.steps or s.settings.gen_length) // s.blocks
+        age, forwards = 0, (s.settings.steps or s.settings.gen_length) // s.blocks
         while (must := s.masked()[:, block].any(-1)).any():
-            yield Window(start, end, age, stale, s.x.shape[1] - end, forwards - age, must[:, None], s.live)
-            stale, age = start, age + 1
+            yield (window := s.window(block, block + 1, age, stale, must[:, None], forwards - age))
+            stale, age = window.start, age + 1
 
 
 def pipeline(block_add_threshold: float, decoded_token_threshold: float, first_only: bool = False) -> Schedule:
@@ -433,10 +457,9 @@ def pipeline(block_add_threshold: float, decoded_token_threshold: float, first_o
                 must &= must.cumsum(-1) == 1
             full = (~masked.any(-1)).cumprod(-1).sum(-1)  # [b]: leading blocks without a mask
             low, high = int(full.min()), int(s.opened[s.live].max())
-            start, end = (s.prompt_length + block * s.block_length for block in (low, high))
-            yield Window(start, end, age, stale, s.x.shape[1] - end, None, must[:, low:high], s.live)  # 4, 6
+            yield (window := s.window(low, high, age, stale, must[:, low:high]))  # 4, 6
             age += 1
-            stale = start  # 5: this forward saw the final tokens of every block before `start`
+            stale = window.start  # 5: this forward saw the final tokens of every block before `start`
 
     return schedule
 
@@ -576,6 +599,16 @@ def quota(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
 def threshold_rule(threshold: float, strict: bool = False) -> Rule:
     """Every token at least this sure (Fast-dLLM); surer than this if strict (D2F's code)."""
     return lambda scores, candidates, window: scores.confidence > threshold if strict else scores.confidence >= threshold
+
+
+def annealed(threshold: float, fall: float) -> Rule:
+    """Every token at least as sure as a threshold that starts at 1 and falls with each forward of the answer (dInfer)."""
+
+    def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
+        sunk = (1 - fall * window.turns).clamp(min=threshold)  # [b]
+        return scores.confidence >= sunk.repeat_interleave(window.must.shape[1])[:, None]
+
+    return rule
 
 
 def factor_rule(factor: float) -> Rule:
@@ -725,6 +758,18 @@ class Credit:
         credit = (self.beta * self.credit[window.live]).scatter_add(-1, token, earned)
         self.credit[window.live] = credit
         return logits + self.alpha * credit.log1p()
+
+
+# --- softened masks: what a mask says of the token it stands for -----------------------------------------------------------------------
+
+# (probabilities [b, n * k, V], window) -> weights [b, n * k, V]: how much of each token's embedding is added to that of the mask, in the
+# forwards to come. What was not scored yet, such as the blocks to come, stays a plain mask.
+Soften = Callable[[Tensor, Window], Tensor]
+
+
+def smoothing(weight: float, growth: float, max_weight: float) -> Soften:
+    """Add the expected embedding, with a weight that grows with each forward of the answer (dInfer's iteration smoothing)."""
+    return lambda probability, window: (weight + growth * window.turns).clamp(max=max_weight)[:, None, None] * probability
 
 
 # --- speculation: the logits of canvases that may come next, computed along with those of the canvas that is ---------------------------
@@ -879,6 +924,29 @@ def hierarchy_decoding(high: float = 0.9, low: float = 0.62, cache: CacheName = 
     """
     require(low <= high, "low", low, f"at most high={high:g}")
     return Strategy(hierarchy(low, high), cached(cache), serial)
+
+
+@named("smoothing")
+def iteration_smoothing(
+    threshold: float = 0.9,
+    weight: float = 0.15,
+    growth: float = 0.02,
+    max_weight: float = 0.3,
+    fall: float | None = 0.02,
+    cache: CacheName = "vicinity",
+) -> Strategy:
+    """Iteration smoothing (dInfer, arXiv 2510.08666): a mask's embedding says what was expected in its place in the forward before.
+
+    threshold: commit every token at least this confident, when it has sunk so far
+    weight: alpha0; of the expected embedding in the first forward
+    growth: by how much the weight grows in each forward
+    max_weight: what the weight stops at
+    fall: by how much the threshold sinks in each forward, from 1; none starts where it ends
+    cache: as in fast-dllm; dInfer's own is vicinity
+    """
+    require(weight <= max_weight, "weight", weight, f"at most max_weight={max_weight:g}")
+    rule = threshold_rule(threshold) if fall is None else annealed(threshold, fall)
+    return Strategy(rule, cached(cache), serial, soften=smoothing(weight, growth, max_weight))
 
 
 @named("credit")
@@ -1178,6 +1246,8 @@ def check_prompt(prompt, config: Config, settings: Settings) -> list[list[int]]:
 
 def check_model(model: LLaDA, strategy: Strategy) -> None:
     """Refuse a strategy that asks for something which this model does not have."""
+    if strategy.soften and not hasattr(model, "wte"):
+        raise ValueError("softened masks are mixtures of embeddings, and this model has none")
     skip = strategy.ahead.skip if strategy.ahead else None
     if isinstance(skip, tuple) and (beyond := [layer for layer in skip if layer >= model.config.n_layers]):
         raise ValueError(f"skip names layer {beyond[0]}, but the model's {model.config.n_layers} layers are numbered from 0")

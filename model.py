@@ -190,6 +190,7 @@ class LLaDA(nn.Module):
         start: Tensor | None = None,
         own: Tensor | None = None,
         skip: Collection[int] = (),
+        added: Tensor | None = None,
     ) -> Tensor:
         """Recompute the positions `query` and return the logits of `rows` among them.
 
@@ -201,6 +202,7 @@ class LLaDA(nn.Module):
         rows     which of the Q get logits; the last layer computes no more than these. A slice; default all
         own      bool [B, Q], which rows write which of their K/V to the cache; default all. The others keep what they had
         skip     numbers of the layers that are left out, from 0; they write nothing to the cache
+        added    float [B, Q, C], what is added to the embeddings of the tokens; default nothing
         start    int64 [B], the first real slot of each left-padded row: RoPE counts from it, slots before it are never attended to
 
         Returns logits [B, R, V] in the model's dtype.
@@ -220,7 +222,7 @@ class LLaDA(nn.Module):
             mask = mask.expand(-1, -1, Q, -1)  # [B, 1, Q, K]
         rope = rope_table(positions, self.config.head_width, self.config.rope_theta)
 
-        h = self.wte(ids)  # [B, Q, C]
+        h = self.wte(ids) if added is None else self.wte(ids) + added  # [B, Q, C]
         for layer, block in enumerate(self.blocks):
             wanted = rows if layer == len(self.blocks) - 1 else slice(None)
             if layer in skip:

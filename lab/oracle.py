@@ -117,10 +117,11 @@ class Oracle:
         start: Tensor | None = None,
         own: Tensor | None = None,
         skip: Collection[int] = (),
+        added: None = None,
     ) -> Tensor:
         """Log marginals [B, R, V] of `rows` among `query`, given the tokens in the visible slots; arguments as for LLaDA.forward.
 
-        There is no layer that could be skipped.
+        There is no layer that could be skipped, and no embedding that anything could be added to.
         """
         query = self.indices(slice(0, ids.shape[1]) if query is None else query)  # [Q]
         slots, seen = query, ids

@@ -27,6 +27,7 @@ CASES = [
     *[("streaming", {"cache": cache, "threshold": 0.7, "window_size": 4}) for cache in CACHES],
     *[("d2f", {"cache": cache, "skip_threshold": 0.5, "decoded_token_threshold": 0.5}) for cache in ("none", "exact")],
     *[("hierarchy", {"cache": cache, "high": 0.7, "low": 0.3}) for cache in CACHES],
+    *[("smoothing", {"cache": cache, "threshold": 0.6, "fall": fall}) for cache in CACHES for fall in (None, 0.1)],
     *[("credit", {"cache": cache, "threshold": 0.6}) for cache in CACHES],
     *[("saber", {"cache": cache}) for cache in CACHES],
     *[("editing", {"cache": cache, "threshold": 0.6, "edit_threshold": 0.4}) for cache in CACHES],
@@ -298,7 +299,7 @@ def test_eos_policies_differ_only_in_what_they_promise(seed, case):
 CONFIDENCE = [0.95, 0.80, 0.60, 0.92, 0.70, 0.30, 0.76, 0.50]  # the example of docs/idea.md
 
 
-ONE = {"must": torch.ones(1, 1, dtype=torch.bool), "live": torch.tensor([0])}
+ONE = {"must": torch.ones(1, 1, dtype=torch.bool), "live": torch.tensor([0]), "turns": torch.tensor([0])}
 
 
 def committed(rule, age=1, forwards=4, suffix=0, confidence=CONFIDENCE, masked=None) -> list[int]:
