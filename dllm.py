@@ -1,6 +1,6 @@
 """Diffusion-LLM decoding: every strategy is a schedule, a view and a commit rule on one loop (`steps`, below).
 
-    schedule  which blocks are open now              serial | pipeline
+    schedule  which blocks are open now              serial | pipeline | frontier
     view      which positions one forward recomputes, and which cache slots they see     (query, visible, mask)
     rule      which of the scored tokens to commit   quota | threshold | factor | local_leap | adaptive | hierarchy | Saber | ...
 
@@ -77,6 +77,7 @@ class Strategy:
     adjust: "Adjust | None" = None
     ahead: "Ahead | None" = None
     soften: "Soften | None" = None
+    guide: "Guide | None" = None
     block_length: int | None = 32  # where the caller names none; None for gen_length
 
     @property
@@ -90,7 +91,10 @@ class Strategy:
         return self.rule is quota or hasattr(self.rule, "quota")
 
     def __post_init__(self):
-        if self.schedule is not serial and not self.exact:
+        left_to_right = hasattr(self.schedule, "frontier")
+        if left_to_right != bool(self.guide) or hasattr(self.view, "frontier") and not left_to_right:
+            raise ValueError("a guide needs the frontier schedule, and that schedule and the trailing view need a guide")
+        if self.schedule is not serial and not self.exact and not hasattr(self.view, "frontier"):
             raise ValueError("pipelined blocks need a view without stale slots: an approximate cache is refreshed block by block")
         if self.ahead and (self.schedule is not serial or hasattr(self.view, "delayed")):
             raise ValueError("drafts need one block at a time, and a cache whose slots inside the block are computed anew in every forward")
@@ -117,6 +121,7 @@ class Window:
     must: Tensor  # bool [b, n]: blocks in which a forward commits at least one token
     live: Tensor  # int64 [b]: the unfinished rows of the batch
     turns: Tensor  # int64 [b]: steps so far in which something could be written in each of them
+    lookahead: int = 0  # blocks behind the open ones of each row whose cells may be written, too
 
 
 class Look(NamedTuple):
@@ -125,7 +130,7 @@ class Look(NamedTuple):
     first: int  # the first slot of `query`, which is contiguous from there to the window's end
     query: Slots  # positions to recompute
     visible: Slots | None  # cache slots they attend to; None: they attend to each other, and nothing is cached
-    mask: Tensor | None = None  # bool [Q, K]: which query sees which slot; None: every one
+    mask: Tensor | None = None  # bool [Q, K] or [b, 1, Q, K]: which query sees which slot; None: every one
     shift: int = 0  # the logits of a slot are about the token so many places after it
     own: Tensor | None = None  # bool [b, Q]: which rows recompute which of the positions; None: each row all
 
@@ -219,7 +224,8 @@ def decode(model: LLaDA, prompt, strategy: "str | Strategy" = DEFAULT, **setting
 @torch.inference_mode()
 def steps(s: "Canvas") -> Iterator[Step]:
     """The loop that every strategy runs on."""
-    rule, adjust, ahead = map(copy.copy, (s.strategy.rule, s.strategy.adjust, s.strategy.ahead))  # what they remember is this decode's
+    parts = (s.strategy.rule, s.strategy.adjust, s.strategy.ahead, s.strategy.guide)
+    rule, adjust, ahead, guide = map(copy.copy, parts)  # what they remember is this decode's
     settings = s.settings
     generator = torch.Generator(s.x.device).manual_seed(settings.seed)
     nfe, began = 0, time.perf_counter()
@@ -228,8 +234,6 @@ def steps(s: "Canvas") -> Iterator[Step]:
             raise StepLimit(f"steps={nfe} forwards are spent, {int(s.masked().sum())} masks are left: raise steps or lower the threshold")
         look = s.strategy.view(s, window)
         logits, rows, ran = (ahead or forward)(s, window, look)  # [b, n * k, V]
-        nfe += int(ran.max())
-
         s.forbid(logits)
         candidates = s.candidates(window)  # [b, n * k]
         s.turns[s.live] += candidates.any(-1)
@@ -237,12 +241,17 @@ def steps(s: "Canvas") -> Iterator[Step]:
             s.soften(window, candidates, s.strategy.soften(logits.float().softmax(-1), window))
         if adjust:
             logits = adjust(logits, candidates, window)
-        scores = s.score(logits, kernels.gumbel(logits, settings.temperature, generator) if settings.temperature else None)
+        noise = kernels.gumbel(logits, settings.temperature, generator) if settings.temperature else None
+        scores = s.score(logits, noise)
         scores = scores._replace(doubt=ORDERS[s.strategy.remasking](scores, generator))
         if s.eos == "defer":
             scores = scores._replace(doubt=scores.doubt.masked_fill(scores.token == s.eos_id, kernels.LARGEST))
 
         commit, token = choose(rule, scores, candidates, window)
+        if guide:
+            commit, token, read = guide(s, window, logits, noise, commit, token)
+            rows, ran = rows + read, ran + 1
+        nfe += int(ran.max())
         token = token.masked_fill(token == MASKED, s.mask_id)
         commit &= token != s.x[s.live, window.start : window.end]
         s.write(window, commit, token, nfe)
@@ -276,11 +285,12 @@ def forward(
     else:  # the query has gaps, in the window, too
         scored = slice(*torch.searchsorted(look.query, torch.tensor([window.start, window.end], device=ids.device)).tolist())
     own = look.own.repeat(2, 1) if scale and look.own is not None else look.own
+    mask = look.mask.repeat(2, 1, 1, 1) if scale and look.mask is not None and look.mask.dim() == 4 else look.mask
     added = None
     if s.soft is not None:
         soft = s.soft[s.live][:, look.query].repeat(2 if scale else 1, 1, 1)  # [b, Q, C]
         added = torch.where((ids == s.mask_id)[..., None], soft, 0)
-    logits = model(ids, look.query, look.visible, look.mask, cache if look.visible is not None else None, scored, start, own, skip, added)
+    logits = model(ids, look.query, look.visible, mask, cache if look.visible is not None else None, scored, start, own, skip, added)
     if scale:
         guided, unguided = logits.chunk(2)
         logits = unguided + (scale + 1) * (guided - unguided)
@@ -322,6 +332,9 @@ def prepare(model: LLaDA, prompt, strategy: "str | Strategy", settings: dict) ->
     strategy, chosen = plan(strategy, settings)
     prompts = check_prompt(prompt, model.config, chosen)
     check_model(model, strategy)
+    if strategy.guide:
+        check_guide(strategy.guide.model, model.config)
+        check_prompt(prompts, strategy.guide.model.config, chosen)  # its length may be another
     return Canvas(model, prompts, strategy, chosen)
 
 
@@ -353,9 +366,11 @@ class Canvas:
         self.cache: Cache | None = None  # with as many rows as `live` (twice that under guidance)
 
     def check_memory(self, B: int, S: int) -> None:
-        config, passes = self.model.config, B * (2 if self.settings.cfg_scale else 1)
-        slots = S * 2 * config.n_layers * config.kv_heads * config.head_width * self.model.dtype.itemsize
-        logits = self.block_length * config.vocab_size * 4 * 4  # float32: logits, those of the step before, odds, odds * log odds
+        guide, passes = self.strategy.guide, B * (2 if self.settings.cfg_scale else 1)
+        configs = [model.config for model in (self.model, guide and guide.model) if model]
+        slots = S * sum(2 * c.n_layers * c.kv_heads * c.head_width for c in configs) * self.model.dtype.itemsize
+        cells = self.settings.gen_length if guide else self.block_length
+        logits = cells * configs[0].vocab_size * 4 * 4  # float32: logits, those of the step before, odds, odds * log odds
         check_memory(f"the cache and logits of {B} rows of {S} tokens", passes * (slots + logits), self.model.device)
 
     def answers(self) -> Tensor:
@@ -365,18 +380,19 @@ class Canvas:
     def masked(self) -> Tensor:
         return self.answers() == self.mask_id  # bool [b, n, k]
 
-    def is_open(self) -> Tensor:
-        """Which blocks each unfinished row has opened, bool [b, n, 1]."""
-        return (torch.arange(self.blocks, device=self.x.device) < self.opened[self.live, None])[..., None]
+    def is_open(self, lookahead: int = 0) -> Tensor:
+        """Which blocks each unfinished row has opened, or would with so many more, bool [b, n, 1]."""
+        return (torch.arange(self.blocks, device=self.x.device) < self.opened[self.live, None] + lookahead)[..., None]
 
     def candidates(self, window: Window) -> Tensor:
         """The cells of the window that may be written, bool [b, n * k]."""
-        return (self.masked() & self.is_open()).flatten(1)[:, window.start - self.prompt_length : window.end - self.prompt_length]
+        cells = (self.masked() & self.is_open(window.lookahead)).flatten(1)
+        return cells[:, window.start - self.prompt_length : window.end - self.prompt_length]
 
-    def window(self, low: int, high: int, age: int, stale: int, must: Tensor, forwards: int | None = None) -> Window:
+    def window(self, low: int, high: int, age: int, stale: int, must: Tensor, forwards: int | None = None, lookahead: int = 0) -> Window:
         """The blocks low .. high as a window."""
         start, end = (self.prompt_length + block * self.block_length for block in (low, high))
-        return Window(start, end, age, stale, self.x.shape[1] - end, forwards, must, self.live, self.turns[self.live])
+        return Window(start, end, age, stale, self.x.shape[1] - end, forwards, must, self.live, self.turns[self.live], lookahead)
 
     def soften(self, window: Window, candidates: Tensor, weights: Tensor) -> None:
         """From now on add this mixture of the tokens' embeddings, weights [b, n * k, V], to those of the masks in the window."""
@@ -464,6 +480,24 @@ def pipeline(block_add_threshold: float, decoded_token_threshold: float, first_o
     return schedule
 
 
+def frontier(lookahead: int) -> Schedule:
+    """From left to right, every row at a place of its own: its first mask, a block of one token, is open, `lookahead` masks may be written (APD)."""
+
+    def schedule(s: Canvas) -> Iterator[Window]:
+        age = stale = 0
+        while len(s.live):
+            masked = s.masked()[..., 0]  # [b, n]
+            first = masked & (masked.cumsum(-1) == 1)
+            at = first.int().argmax(-1)  # [b]
+            s.opened[s.live] = at + 1
+            low, high = int(at.min()), min(int(at.max()) + lookahead, s.blocks)
+            yield (window := s.window(low, high, age, stale, first[:, low:high], lookahead=lookahead - 1))
+            age, stale = age + 1, window.start
+
+    schedule.frontier = True  # which Strategy asks about
+    return schedule
+
+
 # --- views: what one forward recomputes and sees ---------------------------------------------------------------------------------------
 
 View = Callable[[Canvas, Window], Look]
@@ -536,6 +570,26 @@ def delayed(refresh: int) -> View:
         return Look(0, query, slice(0, S), own=own[:, query])
 
     view.delayed = True  # which Strategy asks about
+    return view
+
+
+def trailing(recompute: int | None) -> View:
+    """Recompute what was written last, so many slots before it and the masks that may be written; what lies behind is not there yet (APD).
+
+    With 0, a token is computed once after it was written, and never again (FlashDLM's FreeCache, token by token); None recomputes everything.
+    """
+
+    def view(s: Canvas, window: Window) -> Look:
+        written, first = s.written[s.live], window.start + window.must.int().argmax(-1)  # [b, S], [b]
+        left = (written == written.amax(-1, keepdim=True)).int().argmax(-1)  # [b]: 0 at first, when nothing is written
+        left = torch.zeros_like(left) if recompute is None else (left - recompute).clamp(min=0)
+        right = first[:, None] + 1 + window.lookahead  # [b, 1]
+        query = torch.arange(int(left.min()), window.end, device=s.x.device)
+        own = (query >= left[:, None]) & (query < right)  # [b, Q]
+        mask = torch.arange(window.end, device=s.x.device) < right  # [b, K]
+        return Look(int(query[0]), query, slice(0, window.end), mask[:, None, None].expand(-1, 1, len(query), -1), own=own)
+
+    view.frontier = True  # which Strategy asks about
     return view
 
 
@@ -836,6 +890,50 @@ class Ahead:
         return drafts
 
 
+# --- guidance by a second model: what the first would write, judged by one that reads from left to right -----------------------------
+
+
+class Guide:
+    """A model of the next token that reads what the rule would write, and lets the longest accepted run from a row's first mask on be written.
+
+    A token is accepted if it is among the `top` first choices of share * z + (1 - share) * z of the guide, both with the noise it was drawn by.
+    correct: the first that is not becomes the guide's own choice (FlashDLM); otherwise a row's first token is always accepted (APD).
+    """
+
+    def __init__(self, model: LLaDA | None, share: float, top: int, correct: bool):
+        self.model, self.share, self.top, self.correct = model, share, top, correct
+        self.cache: Cache | None = None
+
+    def __call__(self, s: Canvas, window: Window, logits: Tensor, noise: Tensor | None, commit: Tensor, token: Tensor):
+        """Logits and noise [b, n, V], commit and token [b, n]; returns the two latter as they are to be, and the token-forwards spent."""
+        told, rows = self.read(s, window, torch.where(commit, token, s.x[s.live, window.start : window.end]))
+        target = self.share * logits + (1 - self.share) * told
+        s.forbid(target)
+        target = target if noise is None else target + noise
+        accepted = commit & ((target > target.gather(-1, token[..., None])).sum(-1) < self.top)  # [b, n]
+        if not self.correct:
+            accepted |= window.must
+        rejected = s.candidates(window) & ~accepted
+        nth = rejected.cumsum(-1)
+        commit = accepted & (nth == 0) | rejected & (nth == 1) & self.correct
+        token = torch.where(rejected, target.argmax(-1), token)
+        if s.eos == "stop":  # nothing is written behind an EOS
+            commit &= F.pad(commit & (token == s.eos_id), (1, 0))[:, :-1].cumsum(-1) == 0
+        return commit, token, rows
+
+    def read(self, s: Canvas, window: Window, drafted: Tensor) -> tuple[Tensor, int]:
+        """Logits [b, n, V] of what comes at each cell of the window, given all before it with `drafted`, int64 [b, n], in place; rows computed."""
+        if self.cache is None:
+            self.cache = self.model.new_cache(len(s.live), s.x.shape[1])
+        else:  # all before the window is final, and computed, but for a token that was corrected
+            self.cache.keep(torch.isin(self.live, s.live).nonzero()[:, 0])
+            window = replace(window, stale=window.start - 1)
+        self.live, look = s.live, causal(s, window)
+        ids = torch.cat((s.x[s.live, : window.start], drafted), 1)[:, look.query]  # [b, Q]
+        start, rows = s.start[s.live] if s.padded else None, slice(window.start - 1 - look.first, None)
+        return self.model(ids, look.query, look.visible, look.mask, self.cache, rows, start), ids.numel()
+
+
 # --- strategies: a schedule, a view and a rule under the paper's name ------------------------------------------------------------------
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {}
@@ -1082,6 +1180,36 @@ def read_graph(file: str) -> Graph:
     return graph
 
 
+@named("apd")
+def apd(guide: LLaDA | None = None, share: float = 0.7, recompute: int | None = 16, lookahead: int = 100) -> Strategy:
+    """APD (arXiv 2506.00413): from left to right, as many tokens as a model of the next token confirms in one forward.
+
+    guide: the second model, with the same vocabulary: loaded in Python, a folder or a Hugging Face id on the command line
+    share: R; of the model's own logits in the mixture that confirms its tokens, the rest being the guide's; 1 confirms all
+    recompute: W; positions before those written last that are computed anew; none takes all
+    lookahead: M; masks that a forward sees and may write
+    """
+    return left_to_right(Guide(guide, share, 1, correct=False), recompute, lookahead)
+
+
+@named("guided")
+def guided(guide: LLaDA | None = None, top: int = 5, recompute: int | None = 0, lookahead: int = 32) -> Strategy:
+    """Guided diffusion (FlashDLM, arXiv 2505.21467): from left to right, up to the first token of which a model of the next token would not think.
+
+    guide: as in apd
+    top: of how many of the guide's first choices a token must be one; with 1 the guide itself could have written all
+    recompute: as in apd
+    lookahead: as in apd
+    """
+    return left_to_right(Guide(guide, 0.0, top, correct=True), recompute, lookahead)
+
+
+def left_to_right(guide: Guide, recompute: int | None, lookahead: int) -> Strategy:
+    """Draft every mask that may be written, and write what the guide makes of it."""
+    view, schedule = trailing(recompute), frontier(lookahead)
+    return Strategy(threshold_rule(0.0), view, schedule, eos="stop", guide=guide, block_length=1)
+
+
 @named("ar")
 def ar() -> Strategy:
     """Autoregressive decoding: left to right, one token a forward, an exact cache; the baseline, for a model trained to predict the next token."""
@@ -1095,7 +1223,7 @@ class Option(NamedTuple):
     """A setting as its function declares it: the command line, the checks and the strategy table are all made from these."""
 
     name: str
-    kind: type  # int, float, bool or str
+    kind: type  # int, float, bool, str or, for a second model, LLaDA
     choices: tuple  # of a Literal, else empty
     optional: bool  # None is a value, too
     default: object
@@ -1105,6 +1233,8 @@ class Option(NamedTuple):
         """The value that a text stands for; ValueError if it is of another type."""
         if text == "none" and self.optional:
             return None
+        if self.kind is LLaDA:
+            return text  # where it is, for the caller to load
         return text == "true" if self.kind is bool and text in ("true", "false") else self.kind(text)
 
 
@@ -1139,8 +1269,8 @@ def check_kinds(function: Callable, given: dict) -> None:
         require(right and isinstance(value, bool) == (option.kind is bool), name, value, f"a value of type {option.kind.__name__}")
 
 
-AT_LEAST_ONE = ("n", "refresh", "width", "depth")
-AT_MOST_ONE = ("block_add_threshold", "decoded_token_threshold", "confidence_alpha", "beta")
+AT_LEAST_ONE = ("n", "refresh", "width", "depth", "lookahead", "top")
+AT_MOST_ONE = ("block_add_threshold", "decoded_token_threshold", "confidence_alpha", "beta", "share")
 
 
 def check_range(name: str, value) -> None:
@@ -1208,7 +1338,8 @@ def plan(strategy: str | Strategy, settings: dict) -> tuple[Strategy, Settings]:
     G, k, steps = chosen.gen_length, chosen.block_length, chosen.steps
     require(k >= 1, "block_length", k, "at least 1")
     require(G >= 1, "gen_length", G, "at least 1")
-    require(strategy.view is not causal or k == 1, "block_length", k, "1: a model that predicts the next token writes one at a time")
+    left_to_right = strategy.view is causal or strategy.guide
+    require(not left_to_right or k == 1, "block_length", k, "1: a model that predicts the next token goes one at a time")
     if G % k:
         raise ValueError(f"gen_length {G} is not a multiple of block_length {k}: the nearest is {nearest_multiple(G, k)}")
     require(steps is None or steps >= 1, "steps", steps, "at least 1")
@@ -1251,6 +1382,15 @@ def check_model(model: LLaDA, strategy: Strategy) -> None:
     skip = strategy.ahead.skip if strategy.ahead else None
     if isinstance(skip, tuple) and (beyond := [layer for layer in skip if layer >= model.config.n_layers]):
         raise ValueError(f"skip names layer {beyond[0]}, but the model's {model.config.n_layers} layers are numbered from 0")
+
+
+def check_guide(guide: LLaDA | None, config: Config) -> None:
+    """Refuse a guide whose tokens are others than those of the model."""
+    if guide is None:
+        raise ValueError("a guide is needed: a model that predicts the next token, with the same vocabulary")
+    for name in ("vocab_size", "mask_token_id", "eos_token_id"):
+        theirs, ours = getattr(guide.config, name), getattr(config, name)
+        require(theirs == ours, f"the guide's {name}", theirs, f"{ours} as in the model it guides")
 
 
 @functools.cache

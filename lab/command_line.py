@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from dllm import DEFAULT, STRATEGIES, Option, Settings, StepLimit, check_prompt, finish, options, plan, prepare, steps
+from dllm import DEFAULT, STRATEGIES, Option, Settings, StepLimit, check_prompt, find_builder, finish, options, plan, prepare, steps
 from load_weights import DTYPES, load_config, load_model, load_tokenizer
 from model import LLaDA
 
@@ -93,12 +93,29 @@ def made_for(strategy: str) -> tuple[Path, Path | None]:
     return {"ar": (TINY.with_name("tiny-ar"), None), "d2f": (TINY, TINY.with_name("tiny-d2f"))}.get(strategy, (TINY, None))
 
 
+def guide_for(strategy: str) -> Path | None:
+    """The embedded model that judges what the model writes, if a strategy has such a second one."""
+    return made_for("ar")[0] if "guide" in options(find_builder(strategy)) else None
+
+
 def has_weights(strategy: str) -> bool:
-    return all(folder.is_dir() and any(folder.iterdir()) for folder in made_for(strategy) if folder)
+    return all(is_there(folder) for folder in (*made_for(strategy), guide_for(strategy)) if folder)
+
+
+def is_there(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def load_guide(strategy: str, guide: str | None = None, device=None, dtype=None) -> dict[str, LLaDA]:
+    """The setting `guide` of a strategy that has one: loaded from this folder or id, or the embedded one."""
+    embedded = guide_for(strategy)
+    return {"guide": load_model(guide or embedded, None, device, dtype)} if embedded else {}
 
 
 def find_model(args: argparse.Namespace) -> tuple:
     """The tokenizer of --model, its config, and a function that loads it; an oracle is all of these itself."""
+    if (embedded := guide_for(args.strategy)) and not getattr(args, "guide", None) and not is_there(embedded):
+        raise ValueError(f"{args.strategy} needs a guide: give --guide, or train one by python -m lab.train ar")
     if args.model is None:
         if not has_weights(args.strategy):
             raise ValueError(
@@ -160,7 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
         return print(strategy_table())
     settings = {name: value for name, value in vars(args).items() if name in args.flags}
     try:
-        _, chosen = plan(args.strategy, settings)
+        _, chosen = plan(args.strategy, {name: None if name == "guide" else value for name, value in settings.items()})
         if observed := args.explain or args.watch is not None or args.trace is not None:
             from lab.observe import check_flags, observe
 
@@ -170,6 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
         ids = tokenizer.encode(text) if args.raw else tokenizer.encode_chat([{"role": "user", "content": text}])
         check_prompt(ids, config, chosen)
         model = load()
+        settings |= load_guide(args.strategy, settings.get("guide"), model.device, model.dtype)
         use_threads(model)  # before `prepare` compiles: compiled code holds for one number of threads
         canvas = prepare(model, ids, args.strategy, settings)
     except ValueError as error:

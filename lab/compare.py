@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from dllm import Settings, decode, find_builder, generate, options, plan
-from lab.command_line import made_for, use_threads
+from lab.command_line import load_guide, made_for, use_threads
 from lab.report import about, table
 from lab.tasks import TASKS, Problem, check, problems
 from load_weights import DTYPES, load_model, load_tokenizer
@@ -50,6 +50,7 @@ def contender(text: str) -> Contender:
     if name.endswith(".py") and pairs:
         name = f"{name}:{pairs.pop(0)}"
     takes, settings = options(Settings) | options(find_builder(name)), {}
+    takes.pop("guide", None)  # which is the embedded one
     for pair in pairs:
         setting, equals, value = pair.partition("=")
         setting = setting.replace("-", "_")
@@ -160,12 +161,13 @@ def compare(args: argparse.Namespace) -> None:
         plan(c.strategy, {"gen_length": args.gen_length} | c.settings)  # refuses before anything is loaded
     tasks, plot, load = tasks_of(args.task), plotter(args.plot), loader(args)
     models = [load(c.strategy)[0] for c in contenders]
+    guides = {c.strategy: load_guide(c.strategy, None, models[0].device, models[0].dtype) for c in contenders}
     scores = {task: {c.label: Score() for c in contenders} for task in tasks}
     with tqdm(total=args.limit * len(tasks) * len(contenders), unit="problem", leave=False) as bar:
         for task in tasks:
             for chosen in batches(args, task):
                 for c in contenders:
-                    settings = {"gen_length": args.gen_length} | c.settings
+                    settings = {"gen_length": args.gen_length} | c.settings | guides[c.strategy]
                     scores[task][c.label].add(*answer(*load(c.strategy), chosen, c.strategy, **settings))
                     bar.update(len(chosen))
     scores["all"] = {c.label: sum((scores[task][c.label] for task in tasks), Score()) for c in contenders}

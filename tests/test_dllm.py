@@ -13,6 +13,7 @@ import dllm
 from dllm import STRATEGIES, Scores, Settings, StepLimit, Strategy, Window, build, decode, generate, options
 
 CACHES = get_args(dllm.CacheName)
+GUIDE = {"guide": random_model(7), "block_length": 1}
 # Every strategy with every cache it takes, at settings that make these models commit several tokens at once.
 CASES = [
     ("llada", {}),
@@ -40,11 +41,15 @@ CASES = [
     *[("freedave", {"cache": cache}) for cache in CACHES],
     *[("spiffy", {"cache": cache, "threshold": 0.7}) for cache in CACHES],
     *[("swift", {"cache": cache, "skip": "1"}) for cache in CACHES],
+    *[("apd", GUIDE | {"recompute": w, "lookahead": m, "share": r}) for w, m, r in ((16, 100, 0.7), (2, 5, 0.9), (None, 8, 0.5))],
+    ("apd", GUIDE | {"lookahead": 8, "cfg_scale": 0.7}),
+    *[("guided", GUIDE | {"recompute": w, "lookahead": m, "top": k}) for w, m, k in ((0, 32, 5), (3, 4, 20), (None, 8, 1))],
     ("ar", {"block_length": 1}),
 ]
 REVISING = ("saber", "editing")  # which write to a cell more than once
 DRAFTING = ("freedave", "spiffy", "swift")  # whose forwards compute more than one canvas, and not every commit has one
-TWICE = ("swift",)  # which may run two forwards for a token
+GUIDED = ("apd", "guided")  # whose forwards are two, one of another model
+TWICE = ("swift", *GUIDED)  # which may run two forwards for a token
 case = st.sampled_from(CASES)
 seeds = st.integers(0, 10_000)
 LENGTHS = {"gen_length": 24, "block_length": 8}
