@@ -284,12 +284,9 @@ def forward(
         scored = slice(window.start - look.first - look.shift, window.end - look.first - look.shift)
     else:  # the query has gaps, in the window, too
         scored = slice(*torch.searchsorted(look.query, torch.tensor([window.start, window.end], device=ids.device)).tolist())
-    own = look.own.repeat(2, 1) if scale and look.own is not None else look.own
-    mask = look.mask.repeat(2, 1, 1, 1) if scale and look.mask is not None and look.mask.dim() == 4 else look.mask
-    added = None
-    if s.soft is not None:
-        soft = s.soft[s.live][:, look.query].repeat(2 if scale else 1, 1, 1)  # [b, Q, C]
-        added = torch.where((ids == s.mask_id)[..., None], soft, 0)
+    twice = lambda t: torch.cat((t, t)) if scale and t is not None else t  # noqa: E731
+    own, mask = twice(look.own), twice(look.mask) if look.mask is not None and look.mask.dim() == 4 else look.mask
+    added = None if s.soft is None else twice(s.soft[s.live][:, look.query]) * (ids == s.mask_id)[..., None]  # [b, Q, C]
     logits = model(ids, look.query, look.visible, mask, cache if look.visible is not None else None, scored, start, own, skip, added)
     if scale:
         guided, unguided = logits.chunk(2)
@@ -332,9 +329,8 @@ def prepare(model: LLaDA, prompt, strategy: "str | Strategy", settings: dict) ->
     strategy, chosen = plan(strategy, settings)
     prompts = check_prompt(prompt, model.config, chosen)
     check_model(model, strategy)
-    if strategy.guide:
-        check_guide(strategy.guide.model, model.config)
-        check_prompt(prompts, strategy.guide.model.config, chosen)  # its length may be another
+    if strategy.guide:  # whose longest sequence may be shorter
+        check_prompt(prompts, strategy.guide.model.config, chosen)
     return Canvas(model, prompts, strategy, chosen)
 
 
@@ -890,7 +886,7 @@ class Ahead:
         return drafts
 
 
-# --- guidance by a second model: what the first would write, judged by one that reads from left to right -----------------------------
+# --- guidance by a second model: what the first would write, judged by one that reads from left to right -------------------------------
 
 
 class Guide:
@@ -1148,21 +1144,6 @@ def spiffy(graph: str | None = None, threshold: float | None = None, cache: Cach
     return Strategy(quota if threshold is None else threshold_rule(threshold), cached(cache), serial, ahead=Ahead(drafts))
 
 
-@named("swift")
-def swift(depth: int = 4, skip: str | None = None, threshold: float | None = None, cache: CacheName = "dual") -> Strategy:
-    """SWIFT (arXiv 2410.06916), for diffusion: as freedave, but the drafts are those of the same network with layers left out.
-
-    depth: canvases a forward computes; 1 is no speculation
-    skip: layers left out, such as 1,3; none takes every second one between the first and the last
-    threshold: commit every token at least this confident; none commits the quota of `steps`
-    cache: as in fast-dllm
-    """
-    if skip is not None:
-        require(re.fullmatch(r"\d+(,\d+)*", skip) is not None, "skip", skip, "numbers of layers from 0, such as 1,3")
-    layers = slice(1, -1, 2) if skip is None else tuple(map(int, skip.split(",")))
-    return Strategy(quota if threshold is None else threshold_rule(threshold), cached(cache), serial, ahead=Ahead(chain(depth), layers))
-
-
 CALIBRATED: Graph = (
     ((0, 0),), ((0, 0), (1, 0)), ((0, 0), (1, 0), (2, 0)), ((0, 0), (1, 0), (2, 0), (3, 0)),
     ((1, 0),), ((0, 0), (2, 0)), ((0, 0), (1, 0), (3, 0)),
@@ -1178,6 +1159,21 @@ def read_graph(file: str) -> Graph:
     if not all(type(n) is int and 0 <= n < 1000 for node in graph for pair in node for n in pair):
         raise ValueError(f"graph {file!r} holds something else than pairs of whole numbers from 0")
     return graph
+
+
+@named("swift")
+def swift(depth: int = 4, skip: str | None = None, threshold: float | None = None, cache: CacheName = "dual") -> Strategy:
+    """SWIFT (arXiv 2410.06916), for diffusion: as freedave, but the drafts are those of the same network with layers left out.
+
+    depth: canvases a forward computes; 1 is no speculation
+    skip: layers left out, such as 1,3; none takes every second one between the first and the last
+    threshold: commit every token at least this confident; none commits the quota of `steps`
+    cache: as in fast-dllm
+    """
+    if skip is not None:
+        require(re.fullmatch(r"\d+(,\d+)*", skip) is not None, "skip", skip, "numbers of layers from 0, such as 1,3")
+    layers = slice(1, -1, 2) if skip is None else tuple(map(int, skip.split(",")))
+    return Strategy(quota if threshold is None else threshold_rule(threshold), cached(cache), serial, ahead=Ahead(chain(depth), layers))
 
 
 @named("apd")
@@ -1376,20 +1372,16 @@ def check_prompt(prompt, config: Config, settings: Settings) -> list[list[int]]:
 
 
 def check_model(model: LLaDA, strategy: Strategy) -> None:
-    """Refuse a strategy that asks for something which this model does not have."""
+    """Refuse a strategy that asks for something which this model does not have, or for a guide whose tokens are others than the model's."""
     if strategy.soften and not hasattr(model, "wte"):
         raise ValueError("softened masks are mixtures of embeddings, and this model has none")
     skip = strategy.ahead.skip if strategy.ahead else None
     if isinstance(skip, tuple) and (beyond := [layer for layer in skip if layer >= model.config.n_layers]):
         raise ValueError(f"skip names layer {beyond[0]}, but the model's {model.config.n_layers} layers are numbered from 0")
-
-
-def check_guide(guide: LLaDA | None, config: Config) -> None:
-    """Refuse a guide whose tokens are others than those of the model."""
-    if guide is None:
+    if strategy.guide and strategy.guide.model is None:
         raise ValueError("a guide is needed: a model that predicts the next token, with the same vocabulary")
-    for name in ("vocab_size", "mask_token_id", "eos_token_id"):
-        theirs, ours = getattr(guide.config, name), getattr(config, name)
+    for name in ("vocab_size", "mask_token_id", "eos_token_id") if strategy.guide else ():
+        theirs, ours = getattr(strategy.guide.model.config, name), getattr(model.config, name)
         require(theirs == ours, f"the guide's {name}", theirs, f"{ours} as in the model it guides")
 
 
