@@ -1,6 +1,6 @@
 """Diffusion-LLM decoding: every strategy is a schedule, a view and a commit rule on one loop (`steps`, below).
 
-    schedule  which blocks are open now              serial | pipeline
+    schedule  which blocks are open now              serial | pipeline | frontier
     view      which positions one forward recomputes, and which cache slots they see     (query, visible, mask)
     rule      which of the scored tokens to commit   quota | threshold | factor | local_leap | adaptive | hierarchy | Saber | ...
 
@@ -21,7 +21,7 @@ import json
 import re
 import runpy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
@@ -76,6 +76,8 @@ class Strategy:
     remasking: str = "low_confidence"  # the order of ORDERS
     adjust: "Adjust | None" = None
     ahead: "Ahead | None" = None
+    soften: "Soften | None" = None
+    guide: "Guide | None" = None
     block_length: int | None = 32  # where the caller names none; None for gen_length
 
     @property
@@ -95,12 +97,19 @@ class Strategy:
 
     def __post_init__(self):
         paced = hasattr(self.view, "paced")  # what is stale is refreshed by the forwards of the whole decode, instead of by a block's
-        if self.schedule is not serial and not self.exact and not paced:
+        left_to_right = hasattr(self.schedule, "frontier")
+        if left_to_right != bool(self.guide) or hasattr(self.view, "frontier") and not left_to_right:
+            raise ValueError("a guide needs the frontier schedule, and that schedule and the trailing view need a guide")
+        if self.schedule is not serial and not (self.exact or paced or hasattr(self.view, "frontier")):
             raise ValueError("pipelined blocks need a view without stale slots, or one that is refreshed by the pipeline's forwards")
-        if self.schedule is serial and paced:
-            raise ValueError("a view that is refreshed by a pipeline's forwards needs pipelined blocks: elsewhere each block counts its own")
+        if paced and (self.schedule is serial or left_to_right):
+            raise ValueError(
+                "a view that is refreshed by a pipeline's forwards needs pipelined blocks: elsewhere each block counts its own"
+            )
         if self.ahead and (self.schedule is not serial or self.settled == torch.inf):
             raise ValueError("drafts need one block at a time, and a cache whose slots inside the block are computed anew in every forward")
+        if self.ahead and self.soften:
+            raise ValueError("a draft would need softened masks of its own: drafts and softened masks cannot be combined")
         if self.settled == torch.inf and hasattr(self.rule, "revises"):
             raise ValueError("a rule that changes written tokens contradicts a cache that keeps what was computed for them")
         if self.schedule is not serial and (self.adjust or hasattr(self.rule, "revises")):
@@ -121,6 +130,8 @@ class Window:
     forwards: int | None  # that a quota has left for this block, this one included; None where blocks share their forwards
     must: Tensor  # bool [b, n]: blocks in which a forward commits at least one token
     live: Tensor  # int64 [b]: the unfinished rows of the batch
+    turns: Tensor  # int64 [b]: steps so far in which something could be written in each of them
+    lookahead: int = 0  # blocks behind the open ones of each row whose cells may be written, too
 
 
 class Look(NamedTuple):
@@ -129,7 +140,7 @@ class Look(NamedTuple):
     first: int  # the first slot of `query`, which is contiguous from there to the window's end
     query: Slots  # positions to recompute
     visible: Slots | None  # cache slots they attend to, or those of each layer and row; None: each other, and nothing is cached
-    mask: Tensor | None = None  # bool [Q, K]: which query sees which slot; None: every one
+    mask: Tensor | None = None  # bool [Q, K] or [b, 1, Q, K]: which query sees which slot; None: every one
     shift: int = 0  # the logits of a slot are about the token so many places after it
     own: Tensor | None = None  # bool [b, Q]: which rows recompute which of the positions; None: each row all
     measure: bool = False  # note in the cache how much the window's queries ask of each slot
@@ -142,7 +153,7 @@ class Step:
 
     nfe: int  # forwards so far, this one included
     rows: int  # token-forwards of this one: positions computed, times the rows of the batch
-    ran: Tensor  # bool [b]: for which rows; none if the logits of every row's canvas were known ahead, and no forward was run
+    ran: Tensor  # int64 [b]: forwards run for each row; 0 if the logits of its canvas were known ahead
     window: Window
     look: Look
     scores: Scores  # each [b, n * k]
@@ -227,29 +238,34 @@ def decode(model: LLaDA, prompt, strategy: "str | Strategy" = DEFAULT, template=
 @torch.inference_mode()
 def steps(s: "Canvas") -> Iterator[Step]:
     """The loop that every strategy runs on."""
-    rule, adjust, ahead = map(copy.copy, (s.strategy.rule, s.strategy.adjust, s.strategy.ahead))  # what they remember is this decode's
+    parts = (s.strategy.rule, s.strategy.adjust, s.strategy.ahead, s.strategy.guide)
+    rule, adjust, ahead, guide = map(copy.copy, parts)  # what they remember is this decode's
     settings = s.settings
     generator = torch.Generator(s.x.device).manual_seed(settings.seed)
     nfe, began = 0, time.perf_counter()
     for window in s.strategy.schedule(s):
-        if nfe == settings.steps and not s.strategy.by_quota:
+        if settings.steps and nfe >= settings.steps and not s.strategy.by_quota:
             raise StepLimit(f"steps={nfe} forwards are spent, {int(s.masked().sum())} masks are left: raise steps or lower the threshold")
         look = s.strategy.view(s, window)
         logits, rows, ran = (ahead or forward)(s, window, look)  # [b, n * k, V]
-        nfe += int(rows > 0)
-
-        logits[..., s.mask_id] = -torch.inf  # after guidance: -inf minus -inf would be NaN
-        if s.eos == "suppress":
-            logits[..., s.eos_id] = -torch.inf
+        s.forbid(logits)
         candidates = s.candidates(window)  # [b, n * k]
+        s.turns[s.live] += candidates.any(-1)
+        if s.strategy.soften:
+            s.soften(window, candidates, s.strategy.soften(logits.float().softmax(-1), window))
         if adjust:
             logits = adjust(logits, candidates, window)
-        scores = s.score(logits, kernels.gumbel(logits, settings.temperature, generator) if settings.temperature else None)
+        noise = kernels.gumbel(logits, settings.temperature, generator) if settings.temperature else None
+        scores = s.score(logits, noise)
         scores = scores._replace(doubt=ORDERS[s.strategy.remasking](scores, generator))
         if s.eos == "defer":
             scores = scores._replace(doubt=scores.doubt.masked_fill(scores.token == s.eos_id, kernels.LARGEST))
 
         commit, token = choose(rule, scores, candidates, window)
+        if guide:
+            commit, token, read = guide(s, window, logits, noise, commit, token)
+            rows, ran = rows + read, ran + 1
+        nfe += int(ran.max())
         token = token.masked_fill(token == MASKED, s.mask_id)
         span = slice(window.start, window.end)
         commit &= (token != s.x[s.live, span]) & ~s.given[s.live, span]
@@ -259,10 +275,13 @@ def steps(s: "Canvas") -> Iterator[Step]:
         began = time.perf_counter()
 
 
-def forward(s: "Canvas", window: Window, look: Look, drafts: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, int, Tensor]:
-    """Logits [b, n * k, V] of the window's slots, guided if asked for, the number of token-forwards spent, and for which rows: bool [b], all.
+def forward(
+    s: "Canvas", window: Window, look: Look, drafts: tuple[Tensor, Tensor] | None = None, skip: Collection[int] = ()
+) -> tuple[Tensor, int, Tensor]:
+    """Logits [b, n * k, V] of the window's slots, guided if asked for, the number of token-forwards spent, and for each row 1, int64 [b].
 
     drafts: compute these canvases instead, int64 [m, S], each a draft of the live row with its number, int64 [m]; the cache is left as it is
+    skip: leave out these layers of the network
     """
     model, scale, cache = s.model, s.settings.cfg_scale, s.cache
     canvases, lines = drafts or (s.x[s.live], torch.arange(len(s.live), device=s.x.device))
@@ -283,20 +302,22 @@ def forward(s: "Canvas", window: Window, look: Look, drafts: tuple[Tensor, Tenso
         scored = slice(window.start - look.first - look.shift, window.end - look.first - look.shift)
     else:  # the query has gaps, in the window, too
         scored = slice(*torch.searchsorted(look.query, torch.tensor([window.start, window.end], device=ids.device)).tolist())
-    own = look.own.repeat(2, 1) if scale and look.own is not None else look.own
+    twice = lambda t: torch.cat((t, t)) if scale and t is not None else t  # noqa: E731
+    own, mask = twice(look.own), twice(look.mask) if look.mask is not None and look.mask.dim() == 4 else look.mask
+    added = None if s.soft is None else twice(s.soft[s.live][:, look.query]) * (ids == s.mask_id)[..., None]  # [b, Q, C]
     cache = None if visible is None else cache
-    logits = model(ids, look.query, visible, look.mask, cache, scored, start, own, look.measure, look.renew)
+    logits = model(ids, look.query, visible, mask, cache, scored, start, own, look.measure, look.renew, skip, added)
     if scale:
         guided, unguided = logits.chunk(2)
         logits = unguided + (scale + 1) * (guided - unguided)
-    every = torch.ones_like(s.live, dtype=torch.bool)
+    once = torch.ones_like(s.live)
     if look.renew:  # the first layer computes them all
         Q, layers = ids.shape[1], max(1, model.config.n_layers)
-        return logits, len(ids) * (Q + (layers - 1) * min(Q, sum(look.renew))) // layers, every
+        return logits, len(ids) * (Q + (layers - 1) * min(Q, sum(look.renew))) // layers, once
     if own is None:
-        return logits, ids.numel(), every
+        return logits, ids.numel(), once
     whole = logits.new_zeros(len(logits), window.end - window.start, logits.shape[-1])  # a cell that was not computed is no candidate
-    return whole.index_copy(1, look.query[scored] - window.start, logits), int(own.sum()), every
+    return whole.index_copy(1, look.query[scored] - window.start, logits), int(own.sum()), once
 
 
 def choose(rule: "Rule", scores: Scores, candidates: Tensor, window: Window) -> tuple[Tensor, Tensor]:
@@ -316,7 +337,7 @@ def finish(s: "Canvas", stream: Iterator[Step]) -> Result:
     rows, seconds = 0, 0.0
     for step in stream:
         rows, seconds = rows + step.rows, seconds + step.seconds
-        forwards[step.window.live] += step.candidates.any(-1) & step.ran
+        forwards[step.window.live] += step.candidates.any(-1) * step.ran
     lengths = (s.x[:, s.prompt_length :] != s.eos_id).cumprod(-1).sum(-1).tolist()  # [B]
     return Result(s.x, s.written, lengths, step.nfe, forwards.tolist(), rows, seconds, s.prompt_length)
 
@@ -330,6 +351,9 @@ def prepare(model: LLaDA, prompt, strategy: "str | Strategy", settings: dict, te
     templates = check_template(template, model.config)
     strategy, chosen = plan(strategy, settings, max(map(len, templates), default=None))
     prompts = check_prompt(prompt, model.config, chosen)
+    check_model(model, strategy)
+    if strategy.guide:  # whose longest sequence may be shorter
+        check_prompt(prompts, strategy.guide.model.config, chosen)
     if templates and len(templates) != len(prompts):
         raise ValueError(f"there are {len(prompts)} prompts and {len(templates)} templates: give one template for each prompt")
     return Canvas(model, prompts, strategy, chosen, templates)
@@ -364,14 +388,18 @@ class Canvas:
         self.live = torch.arange(B, device=model.device)  # [b]
         self.written = torch.zeros_like(self.x)  # [B, S]: the forward that wrote each token, 0 for none
         self.opened = torch.zeros(B, dtype=torch.int64, device=model.device)  # [B]: blocks opened so far
+        self.turns = torch.zeros_like(self.opened)  # [B]: steps so far in which something could be written in each row
+        self.soft: Tensor | None = None  # [B, S, C]: added to the embedding of each mask
         self.cache: Cache | None = None  # with as many rows as `live` (twice that under guidance)
 
     def check_memory(self, B: int, S: int) -> None:
-        config = self.model.config
-        width = 2 * config.kv_heads * config.head_width + self.features * config.d_model
-        slots = S * config.n_layers * width * self.model.dtype.itemsize
-        logits = self.block_length * config.vocab_size * 4 * 4  # float32: logits, those of the step before, odds, odds * log odds
-        check_memory(f"the cache and logits of {B} rows of {S} tokens", B * self.passes * (slots + logits), self.model.device)
+        guide = self.strategy.guide
+        configs = [model.config for model in (self.model, guide and guide.model) if model]
+        widths = sum(2 * c.n_layers * c.kv_heads * c.head_width for c in configs) + self.features * configs[0].n_layers * configs[0].d_model
+        cells = self.settings.gen_length if guide else self.block_length
+        logits = cells * configs[0].vocab_size * 4 * 4  # float32: logits, those of the step before, odds, odds * log odds
+        needed = B * self.passes * (S * widths * self.model.dtype.itemsize + logits)
+        check_memory(f"the cache and logits of {B} rows of {S} tokens", needed, self.model.device)
 
     def answers(self) -> Tensor:
         """The answers of the unfinished rows by block, int64 [b, n, k]: a copy."""
@@ -380,13 +408,26 @@ class Canvas:
     def masked(self) -> Tensor:
         return self.answers() == self.mask_id  # bool [b, n, k]
 
-    def is_open(self) -> Tensor:
-        """Which blocks each unfinished row has opened, bool [b, n, 1]."""
-        return (torch.arange(self.blocks, device=self.x.device) < self.opened[self.live, None])[..., None]
+    def is_open(self, lookahead: int = 0) -> Tensor:
+        """Which blocks each unfinished row has opened, or would with so many more, bool [b, n, 1]."""
+        return (torch.arange(self.blocks, device=self.x.device) < self.opened[self.live, None] + lookahead)[..., None]
 
     def candidates(self, window: Window) -> Tensor:
         """The cells of the window that may be written, bool [b, n * k]."""
-        return (self.masked() & self.is_open()).flatten(1)[:, window.start - self.prompt_length : window.end - self.prompt_length]
+        cells = (self.masked() & self.is_open(window.lookahead)).flatten(1)
+        return cells[:, window.start - self.prompt_length : window.end - self.prompt_length]
+
+    def window(self, low: int, high: int, age: int, stale: int, must: Tensor, forwards: int | None = None, lookahead: int = 0) -> Window:
+        """The blocks low .. high as a window."""
+        start, end = (self.prompt_length + block * self.block_length for block in (low, high))
+        return Window(start, end, age, stale, self.x.shape[1] - end, forwards, must, self.live, self.turns[self.live], lookahead)
+
+    def soften(self, window: Window, candidates: Tensor, weights: Tensor) -> None:
+        """From now on add this mixture of the tokens' embeddings, weights [b, n * k, V], to those of the masks in the window."""
+        table = self.model.wte.weight  # [V, C]
+        if self.soft is None:
+            self.soft = table.new_zeros(*self.x.shape, table.shape[1])
+        self.soft[self.live, window.start : window.end] = (weights.to(table.dtype) @ table) * candidates[..., None]
 
     def write(self, window: Window, commit: Tensor, token: Tensor, nfe: int) -> None:
         """Put the committed tokens on the canvas; under eos="stop", end every row whose open blocks are full and hold an EOS."""
@@ -398,6 +439,12 @@ class Canvas:
             ended = self.has_eos() & ~(masked & self.is_open()).flatten(1).any(-1)  # [b]
             rest = (masked & ended[:, None, None]).flatten(1)
             self.x[self.live, self.prompt_length :] = self.answers().flatten(1).masked_fill(rest, self.eos_id)
+
+    def forbid(self, logits: Tensor) -> None:
+        """Rule out, in place, what is never written. After guidance and mixtures: -inf minus -inf would be NaN."""
+        logits[..., self.mask_id] = -torch.inf
+        if self.eos == "suppress":
+            logits[..., self.eos_id] = -torch.inf
 
     def has_eos(self) -> Tensor:
         """Which unfinished rows hold an EOS that was written, bool [b]."""
@@ -423,11 +470,10 @@ def serial(s: Canvas) -> Iterator[Window]:
     stale = 0
     for block in range(s.blocks):
         s.opened.fill_(block + 1)
-        start = s.prompt_length + block * s.block_length
-        end, age, forwards = start + s.block_length, 0, (s.settings.steps or s.settings.gen_length) // s.blocks
+        age, forwards = 0, (s.settings.steps or s.settings.gen_length) // s.blocks
         while (must := s.masked()[:, block].any(-1)).any():
-            yield Window(start, end, age, stale, s.x.shape[1] - end, forwards - age, must[:, None], s.live)
-            stale, age = start, age + 1
+            yield (window := s.window(block, block + 1, age, stale, must[:, None], forwards - age))
+            stale, age = window.start, age + 1
 
 
 def pipeline(block_add_threshold: float, decoded_token_threshold: float, first_only: bool = False) -> Schedule:
@@ -455,11 +501,28 @@ def pipeline(block_add_threshold: float, decoded_token_threshold: float, first_o
                 must &= (masked & s.is_open()).any(-1)
                 must &= must.cumsum(-1) == 1
             low, high = int(full.min()), int(s.opened[s.live].max())
-            start, end = (s.prompt_length + block * s.block_length for block in (low, high))
-            yield Window(start, end, age, stale, s.x.shape[1] - end, None, must[:, low:high], s.live)  # 4, 6
+            yield (window := s.window(low, high, age, stale, must[:, low:high]))  # 4, 6
             age += 1
-            stale = start  # 5: this forward saw the final tokens of every block before `start`
+            stale = window.start  # 5: this forward saw the final tokens of every block before `start`
 
+    return schedule
+
+
+def frontier(lookahead: int) -> Schedule:
+    """From left to right, every row at a place of its own: its first mask, a block of one token, is open, `lookahead` masks may be written (APD)."""
+
+    def schedule(s: Canvas) -> Iterator[Window]:
+        age = stale = 0
+        while len(s.live):
+            masked = s.masked()[..., 0]  # [b, n]
+            first = masked & (masked.cumsum(-1) == 1)
+            at = first.int().argmax(-1)  # [b]
+            s.opened[s.live] = at + 1
+            low, high = int(at.min()), min(int(at.max()) + lookahead, s.blocks)
+            yield (window := s.window(low, high, age, stale, first[:, low:high], lookahead=lookahead - 1))
+            age, stale = age + 1, window.start
+
+    schedule.frontier = True  # which Strategy asks about
     return schedule
 
 
@@ -605,6 +668,26 @@ def settling(delay: int, refresh: int) -> View:
     return view
 
 
+def trailing(recompute: int | None) -> View:
+    """Recompute what was written last, so many slots before it and the masks that may be written; what lies behind is not there yet (APD).
+
+    With 0, a token is computed once after it was written, and never again (FlashDLM's FreeCache, token by token); None recomputes everything.
+    """
+
+    def view(s: Canvas, window: Window) -> Look:
+        written, first = s.written[s.live], window.start + window.must.int().argmax(-1)  # [b, S], [b]
+        left = (written == written.amax(-1, keepdim=True)).int().argmax(-1)  # [b]: 0 at first, when nothing is written
+        left = torch.zeros_like(left) if recompute is None else (left - recompute).clamp(min=0)
+        right = first[:, None] + 1 + window.lookahead  # [b, 1]
+        query = torch.arange(int(left.min()), window.end, device=s.x.device)
+        own = (query >= left[:, None]) & (query < right)  # [b, Q]
+        mask = torch.arange(window.end, device=s.x.device) < right  # [b, K]
+        return Look(int(query[0]), query, slice(0, window.end), mask[:, None, None].expand(-1, 1, len(query), -1), own=own)
+
+    view.frontier = True  # which Strategy asks about
+    return view
+
+
 def growing(s: Canvas, window: Window) -> Look:
     """Nothing stands behind the block yet; what is before it is computed until final, and then no more (dLLM-Var)."""
     return Look(window.stale, slice(window.stale, window.end), slice(0, window.end))
@@ -665,6 +748,16 @@ def quota(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
 def threshold_rule(threshold: float, strict: bool = False) -> Rule:
     """Every token at least this sure (Fast-dLLM); surer than this if strict (D2F's code)."""
     return lambda scores, candidates, window: scores.confidence > threshold if strict else scores.confidence >= threshold
+
+
+def annealed(threshold: float, fall: float) -> Rule:
+    """Every token at least as sure as a threshold that starts at 1 and falls with each forward of the answer (dInfer)."""
+
+    def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
+        sunk = (1 - fall * window.turns).clamp(min=threshold)  # [b]
+        return scores.confidence >= sunk.repeat_interleave(window.must.shape[1])[:, None]
+
+    return rule
 
 
 def factor_rule(factor: float) -> Rule:
@@ -816,6 +909,18 @@ class Credit:
         return logits + self.alpha * credit.log1p()
 
 
+# --- softened masks: what a mask says of the token it stands for -----------------------------------------------------------------------
+
+# (probabilities [b, n * k, V], window) -> weights [b, n * k, V]: how much of each token's embedding is added to that of the mask, in the
+# forwards to come. What was not scored yet, such as the blocks to come, stays a plain mask.
+Soften = Callable[[Tensor, Window], Tensor]
+
+
+def smoothing(weight: float, growth: float, max_weight: float) -> Soften:
+    """Add the expected embedding, with a weight that grows with each forward of the answer (dInfer's iteration smoothing)."""
+    return lambda probability, window: (weight + growth * window.turns).clamp(max=max_weight)[:, None, None] * probability
+
+
 # --- speculation: the logits of canvases that may come next, computed along with those of the canvas that is ---------------------------
 
 # A draft fills the i-th surest mask with its j-th likeliest token, for each of its pairs (i, j), both from 0; a graph is several drafts.
@@ -832,10 +937,12 @@ class Ahead:
 
     Every rule sees the logits it would have seen, in the same order. So the tokens are those of the strategy without drafts, for any graph,
     rule (also one that remembers) and temperature, given a cache whose slots inside the block are computed anew in every forward.
+
+    skip: layers without which the network makes the drafts, in a forward of their own; None makes them from the last logits there are
     """
 
-    def __init__(self, graph: Graph):
-        self.graph = graph
+    def __init__(self, graph: Graph, skip: Collection[int] | slice | None = None):
+        self.graph, self.skip = graph, skip if graph else None
 
     def __call__(self, s: Canvas, window: Window, look: Look) -> tuple[Tensor, int, Tensor]:
         live, span = s.live, slice(window.start, window.end)
@@ -849,16 +956,22 @@ class Ahead:
         known = (self.drafts[live] == now[:, None]).all(-1)  # [b, D]
         miss, rows = ~known.any(-1), 0
         if miss.any():
-            last = self.last[torch.isin(self.rows, live)][miss]  # [m, k, V]: what the rows' latest tokens were chosen by
+            if self.skip is None:
+                last = self.last[torch.isin(self.rows, live)][miss]  # [m, k, V]: what the rows' latest tokens were chosen by
+            else:
+                skip = range(s.model.config.n_layers)[self.skip] if isinstance(self.skip, slice) else self.skip
+                last, rows, _ = forward(s, window, look, (s.x[live[miss]], miss.nonzero()[:, 0]), skip)
+                s.forbid(last)
             drafts = torch.cat((now[miss, None], self.draft(last, now[miss], s.mask_id)), 1)  # [m, D, k]
             lines = miss.nonzero()[:, 0].repeat_interleave(drafts.shape[1])
             canvases = s.x[live[lines]]
             canvases[:, span] = drafts.flatten(0, 1)
-            logits, rows, _ = forward(s, window, look, (canvases, lines))
+            logits, more, _ = forward(s, window, look, (canvases, lines))
+            rows += more
             self.drafts[live[miss]], self.logits[live[miss]] = drafts, logits.unflatten(0, drafts.shape[:2])
             known[miss] = torch.arange(known.shape[1], device=known.device) == 0
         self.rows, self.last = live, self.logits[live, known.int().argmax(-1)]
-        return self.last, rows, miss
+        return self.last, rows, miss * (1 if self.skip is None else 2)
 
     def draft(self, logits: Tensor, now: Tensor, mask_id: int) -> Tensor:
         """The graph's drafts of blocks now [m, k], from logits [m, k, V] in which something was masked still: int64 [m, D - 1, k]."""
@@ -870,6 +983,50 @@ class Ahead:
             for i, j in node:
                 drafts[:, number] = torch.where((place == i) & (now == mask_id), token[..., min(j, furthest)], drafts[:, number])
         return drafts
+
+
+# --- guidance by a second model: what the first would write, judged by one that reads from left to right -------------------------------
+
+
+class Guide:
+    """A model of the next token that reads what the rule would write, and lets the longest accepted run from a row's first mask on be written.
+
+    A token is accepted if it is among the `top` first choices of share * z + (1 - share) * z of the guide, both with the noise it was drawn by.
+    correct: the first that is not becomes the guide's own choice (FlashDLM); otherwise a row's first token is always accepted (APD).
+    """
+
+    def __init__(self, model: LLaDA | None, share: float, top: int, correct: bool):
+        self.model, self.share, self.top, self.correct = model, share, top, correct
+        self.cache: Cache | None = None
+
+    def __call__(self, s: Canvas, window: Window, logits: Tensor, noise: Tensor | None, commit: Tensor, token: Tensor):
+        """Logits and noise [b, n, V], commit and token [b, n]; returns the two latter as they are to be, and the token-forwards spent."""
+        told, rows = self.read(s, window, torch.where(commit, token, s.x[s.live, window.start : window.end]))
+        target = self.share * logits + (1 - self.share) * told
+        s.forbid(target)
+        target = target if noise is None else target + noise
+        accepted = commit & ((target > target.gather(-1, token[..., None])).sum(-1) < self.top)  # [b, n]
+        if not self.correct:
+            accepted |= window.must
+        rejected = s.candidates(window) & ~accepted
+        nth = rejected.cumsum(-1)
+        commit = accepted & (nth == 0) | rejected & (nth == 1) & self.correct
+        token = torch.where(rejected, target.argmax(-1), token)
+        if s.eos == "stop":  # nothing is written behind an EOS
+            commit &= F.pad(commit & (token == s.eos_id), (1, 0))[:, :-1].cumsum(-1) == 0
+        return commit, token, rows
+
+    def read(self, s: Canvas, window: Window, drafted: Tensor) -> tuple[Tensor, int]:
+        """Logits [b, n, V] of what comes at each cell of the window, given all before it with `drafted`, int64 [b, n], in place; rows computed."""
+        if self.cache is None:
+            self.cache = self.model.new_cache(len(s.live), s.x.shape[1])
+        else:  # all before the window is final, and computed, but for a token that was corrected
+            self.cache.keep(torch.isin(self.live, s.live).nonzero()[:, 0])
+            window = replace(window, stale=window.start - 1)
+        self.live, look = s.live, causal(s, window)
+        ids = torch.cat((s.x[s.live, : window.start], drafted), 1)[:, look.query]  # [b, Q]
+        start, rows = s.start[s.live] if s.padded else None, slice(window.start - 1 - look.first, None)
+        return self.model(ids, look.query, look.visible, look.mask, self.cache, rows, start), ids.numel()
 
 
 # --- strategies: a schedule, a view and a rule under the paper's name ------------------------------------------------------------------
@@ -960,6 +1117,29 @@ def hierarchy_decoding(high: float = 0.9, low: float = 0.62, cache: CacheName = 
     """
     require(low <= high, "low", low, f"at most high={high:g}")
     return Strategy(hierarchy(low, high), cached(cache), serial)
+
+
+@named("smoothing")
+def iteration_smoothing(
+    threshold: float = 0.9,
+    weight: float = 0.15,
+    growth: float = 0.02,
+    max_weight: float = 0.3,
+    fall: float | None = 0.02,
+    cache: CacheName = "vicinity",
+) -> Strategy:
+    """Iteration smoothing (dInfer, arXiv 2510.08666): a mask's embedding says what was expected in its place in the forward before.
+
+    threshold: commit every token at least this confident, when it has sunk so far
+    weight: alpha0; of the expected embedding in the first forward
+    growth: by how much the weight grows in each forward
+    max_weight: what the weight stops at
+    fall: by how much the threshold sinks in each forward, from 1; none starts where it ends
+    cache: as in fast-dllm; dInfer's own is vicinity
+    """
+    require(weight <= max_weight, "weight", weight, f"at most max_weight={max_weight:g}")
+    rule = threshold_rule(threshold) if fall is None else annealed(threshold, fall)
+    return Strategy(rule, cached(cache), serial, soften=smoothing(weight, growth, max_weight))
 
 
 @named("credit")
@@ -1111,6 +1291,51 @@ def read_graph(file: str) -> Graph:
     return graph
 
 
+@named("swift")
+def swift(depth: int = 4, skip: str | None = None, threshold: float | None = None, cache: CacheName = "dual") -> Strategy:
+    """SWIFT (arXiv 2410.06916), for diffusion: as freedave, but the drafts are those of the same network with layers left out.
+
+    depth: canvases a forward computes; 1 is no speculation
+    skip: layers left out, such as 1,3; none takes every second one between the first and the last
+    threshold: commit every token at least this confident; none commits the quota of `steps`
+    cache: as in fast-dllm
+    """
+    if skip is not None:
+        require(re.fullmatch(r"\d+(,\d+)*", skip) is not None, "skip", skip, "numbers of layers from 0, such as 1,3")
+    layers = slice(1, -1, 2) if skip is None else tuple(map(int, skip.split(",")))
+    return Strategy(quota if threshold is None else threshold_rule(threshold), cached(cache), serial, ahead=Ahead(chain(depth), layers))
+
+
+@named("apd")
+def apd(guide: LLaDA | None = None, share: float = 0.7, recompute: int | None = 16, lookahead: int = 100) -> Strategy:
+    """APD (arXiv 2506.00413): from left to right, as many tokens as a model of the next token confirms in one forward.
+
+    guide: the second model, with the same vocabulary: loaded in Python, a folder or a Hugging Face id on the command line
+    share: R; of the model's own logits in the mixture that confirms its tokens, the rest being the guide's; 1 confirms all
+    recompute: W; positions before those written last that are computed anew; none takes all
+    lookahead: M; masks that a forward sees and may write
+    """
+    return left_to_right(Guide(guide, share, 1, correct=False), recompute, lookahead)
+
+
+@named("guided")
+def guided(guide: LLaDA | None = None, top: int = 5, recompute: int | None = 0, lookahead: int = 32) -> Strategy:
+    """Guided diffusion (FlashDLM, arXiv 2505.21467): from left to right, up to the first token of which a model of the next token would not think.
+
+    guide: as in apd
+    top: of how many of the guide's first choices a token must be one; with 1 the guide itself could have written all
+    recompute: as in apd
+    lookahead: as in apd
+    """
+    return left_to_right(Guide(guide, 0.0, top, correct=True), recompute, lookahead)
+
+
+def left_to_right(guide: Guide, recompute: int | None, lookahead: int) -> Strategy:
+    """Draft every mask that may be written, and write what the guide makes of it."""
+    view, schedule = trailing(recompute), frontier(lookahead)
+    return Strategy(threshold_rule(0.0), view, schedule, eos="stop", guide=guide, block_length=1)
+
+
 @named("ar")
 def ar() -> Strategy:
     """Autoregressive decoding: left to right, one token a forward, an exact cache; the baseline, for a model trained to predict the next token."""
@@ -1124,7 +1349,7 @@ class Option(NamedTuple):
     """A setting as its function declares it: the command line, the checks and the strategy table are all made from these."""
 
     name: str
-    kind: type  # int, float, bool or str
+    kind: type  # int, float, bool, str or, for a second model, LLaDA
     choices: tuple  # of a Literal, else empty
     optional: bool  # None is a value, too
     default: object
@@ -1134,6 +1359,8 @@ class Option(NamedTuple):
         """The value that a text stands for; ValueError if it is of another type."""
         if text == "none" and self.optional:
             return None
+        if self.kind is LLaDA:
+            return text  # where it is, for the caller to load
         return text == "true" if self.kind is bool and text in ("true", "false") else self.kind(text)
 
 
@@ -1168,8 +1395,8 @@ def check_kinds(function: Callable, given: dict) -> None:
         require(right and isinstance(value, bool) == (option.kind is bool), name, value, f"a value of type {option.kind.__name__}")
 
 
-AT_LEAST_ONE = ("n", "refresh", "width", "depth", "kernel_size", "prompt_interval_steps", "gen_interval_steps")
-AT_MOST_ONE = ("block_add_threshold", "decoded_token_threshold", "confidence_alpha", "beta", "keep_ratio", "transfer_ratio")
+AT_LEAST_ONE = ("n", "refresh", "width", "depth", "kernel_size", "prompt_interval_steps", "gen_interval_steps", "lookahead", "top")
+AT_MOST_ONE = ("block_add_threshold", "decoded_token_threshold", "confidence_alpha", "beta", "keep_ratio", "transfer_ratio", "share")
 
 
 def check_range(name: str, value) -> None:
@@ -1242,7 +1469,8 @@ def plan(strategy: str | Strategy, settings: dict, template_length: int | None =
         chosen = replace(chosen, gen_length=-(-template_length // chosen.block_length) * chosen.block_length)
     G, k, steps = chosen.gen_length, chosen.block_length, chosen.steps
     require(G >= 1, "gen_length", G, "at least 1")
-    require(strategy.view is not causal or k == 1, "block_length", k, "1: a model that predicts the next token writes one at a time")
+    left_to_right = strategy.view is causal or strategy.guide
+    require(not left_to_right or k == 1, "block_length", k, "1: a model that predicts the next token goes one at a time")
     if G % k:
         raise ValueError(f"gen_length {G} is not a multiple of block_length {k}: the nearest is {nearest_multiple(G, k)}")
     require(steps is None or steps >= 1, "steps", steps, "at least 1")
@@ -1292,6 +1520,20 @@ def check_ids(ids, name: str, config: Config) -> dict[str, list[int]]:
         if outside := [token for token in row if not (isinstance(token, int) and 0 <= token < config.vocab_size)]:
             raise ValueError(f"{which} holds the id {outside[0]}, but the vocabulary ends at {config.vocab_size - 1}")
     return named_rows
+
+
+def check_model(model: LLaDA, strategy: Strategy) -> None:
+    """Refuse a strategy that asks for something which this model does not have, or for a guide whose tokens are others than the model's."""
+    if strategy.soften and not hasattr(model, "wte"):
+        raise ValueError("softened masks are mixtures of embeddings, and this model has none")
+    skip = strategy.ahead.skip if strategy.ahead else None
+    if isinstance(skip, tuple) and (beyond := [layer for layer in skip if layer >= model.config.n_layers]):
+        raise ValueError(f"skip names layer {beyond[0]}, but the model's {model.config.n_layers} layers are numbered from 0")
+    if strategy.guide and strategy.guide.model is None:
+        raise ValueError("a guide is needed: a model that predicts the next token, with the same vocabulary")
+    for name in ("vocab_size", "mask_token_id", "eos_token_id") if strategy.guide else ():
+        theirs, ours = getattr(strategy.guide.model.config, name), getattr(model.config, name)
+        require(theirs == ours, f"the guide's {name}", theirs, f"{ours} as in the model it guides")
 
 
 @functools.cache

@@ -10,6 +10,7 @@ C width, H heads, G key/value heads, D head width, F feed-forward width, V vocab
 """
 
 import copy
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -234,6 +235,8 @@ class LLaDA(nn.Module):
         own: Tensor | None = None,
         measure: bool = False,
         renew: tuple[int, int] | None = None,
+        skip: Collection[int] = (),
+        added: Tensor | None = None,
     ) -> Tensor:
         """Recompute the positions `query` and return the logits of `rows` among them.
 
@@ -248,6 +251,8 @@ class LLaDA(nn.Module):
         measure  note in cache.demand what `rows` ask of each slot, of which all must be visible
         renew    (a, n): in each layer compute only the first a positions and those n others whose values have changed most since they were
                  cached; to the rest add what the layer last added to them (dLLM-Cache, arXiv 2506.06295). Needs a cache with features
+        skip     numbers of the layers that are left out, from 0; they write nothing to the cache
+        added    float [B, Q, C], what is added to the embeddings of the tokens; default nothing
         start    int64 [B], the first real slot of each left-padded row: RoPE counts from it, slots before it are never attended to
 
         Returns logits [B, R, V] in the model's dtype.
@@ -267,9 +272,12 @@ class LLaDA(nn.Module):
             mask = mask.expand(*mask.shape[:-2], Q, -1)  # [B, 1, Q, K]
         rope = rope_table(positions, self.config.head_width, self.config.rope_theta)
 
-        h = self.wte(ids)  # [B, Q, C]
+        h = self.wte(ids) if added is None else self.wte(ids) + added  # [B, Q, C]
         for layer, block in enumerate(self.blocks):
             wanted = rows if layer == len(self.blocks) - 1 else slice(None)
+            if layer in skip:
+                h = h[:, wanted]
+                continue
             if renew is not None:
                 h = self.renewed(layer, h, positions, query, visible, mask, cache, *renew)
                 continue

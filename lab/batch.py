@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from dllm import Result, check_prompt, generate, plan, prepare, require
+from dllm import Result, check_prompt, generate, prepare, require
 from lab import parallel
-from lab.command_line import find_model, tell, use_threads, whole_text
+from lab.command_line import checked_plan, find_model, open_model, tell, whole_text
 
 BATCH_SIZE = 8
 
@@ -32,12 +32,12 @@ class Question(NamedTuple):
 
 def batch(args: Namespace, settings: dict) -> Callable[[], None]:
     """Check all there is to check, and return what answers the questions that have no answer yet."""
-    _, chosen = plan(args.strategy, settings)
+    chosen = checked_plan(args, settings)
     size = BATCH_SIZE if args.batch_size is None else args.batch_size
     require(size >= 1, "batch_size", size, "at least 1")
     lines = read_lines(args.prompts)
     check_out(args.prompts, args.out)
-    made_by = {"strategy": args.strategy, "settings": settings, "model": args.model or "embedded", "adapter": args.adapter}
+    made_by = {"strategy": args.strategy, "settings": dict(settings), "model": args.model or "embedded", "adapter": args.adapter}
     tokenizer, config, load = find_model(args)
     answered, whole = read_answers(args.out, made_by)
     encode = (
@@ -48,8 +48,7 @@ def batch(args: Namespace, settings: dict) -> Callable[[], None]:
         raise ValueError(f"{args.out} answers another prompt of the id {changed[0]!r}: give another --out")
     open_ones = sorted((q for q in questions if q.id not in answered), key=lambda q: len(q.ids))
     groups = [open_ones[i : i + size] for i in range(0, len(open_ones), size)]
-    model = load()
-    use_threads(model)
+    model = open_model(args, settings, load)
     if groups:
         prepare(model, [q.ids for q in groups[-1]], args.strategy, settings)  # the largest: is there the memory?
 

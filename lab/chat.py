@@ -10,23 +10,22 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from dllm import StepLimit, check_prompt, finish, plan, prepare, steps
-from lab.command_line import find_model, tell, use_threads, whole_text, write
+from dllm import StepLimit, check_prompt, finish, prepare, steps
+from lab.command_line import checked_plan, find_model, open_model, tell, whole_text, write
 
 HELP = "/new begins another conversation, /quit ends it"
 
 
 def chat(args: Namespace, settings: dict) -> Callable[[], None]:
     """Check all there is to check before the first turn, and return what holds the conversation."""
-    _, chosen = plan(args.strategy, settings)
+    chosen = checked_plan(args, settings)
     if observed := args.explain or args.watch is not None:
         from lab.observe import check_flags, observe
 
         check_flags(args)
     tokenizer, config, load = find_model(args)
     check_prompt(tokenizer.encode_chat([{"role": "user", "content": "?"}]), config, chosen)
-    model = load()
-    use_threads(model)
+    model = open_model(args, settings, load)
 
     def talk() -> None:
         messages: list[dict] = []

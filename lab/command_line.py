@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from dllm import DEFAULT, STRATEGIES, Option, Settings, StepLimit, check_prompt, finish, options, plan, prepare, steps
+from dllm import DEFAULT, STRATEGIES, Option, Settings, StepLimit, check_prompt, find_builder, finish, options, plan, prepare, steps
 from load_weights import DTYPES, load_config, load_model, load_tokenizer
 from model import LLaDA
 
@@ -104,12 +104,29 @@ def made_for(strategy: str) -> tuple[Path, Path | None]:
     return {"ar": (TINY.with_name("tiny-ar"), None), "d2f": (TINY, TINY.with_name("tiny-d2f"))}.get(strategy, (TINY, None))
 
 
+def guide_for(strategy: str) -> Path | None:
+    """The embedded model that judges what the model writes, if a strategy has such a second one."""
+    return made_for("ar")[0] if "guide" in options(find_builder(strategy)) else None
+
+
 def has_weights(strategy: str) -> bool:
-    return all(folder.is_dir() and any(folder.iterdir()) for folder in made_for(strategy) if folder)
+    return all(is_there(folder) for folder in (*made_for(strategy), guide_for(strategy)) if folder)
+
+
+def is_there(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def load_guide(strategy: str, guide: str | None = None, device=None, dtype=None) -> dict[str, LLaDA]:
+    """The setting `guide` of a strategy that has one: loaded from this folder or id, or the embedded one."""
+    embedded = guide_for(strategy)
+    return {"guide": load_model(guide or embedded, None, device, dtype)} if embedded else {}
 
 
 def find_model(args: argparse.Namespace) -> tuple:
     """The tokenizer of --model, its config, and a function that loads it; an oracle is all of these itself."""
+    if (embedded := guide_for(args.strategy)) and not getattr(args, "guide", None) and not is_there(embedded):
+        raise ValueError(f"{args.strategy} needs a guide: give --guide, or train one by python -m lab.train ar")
     if args.model is None:
         if not has_weights(args.strategy):
             raise ValueError(
@@ -227,7 +244,7 @@ def carry_out(parser: Parser, args: argparse.Namespace, settings: dict) -> None:
 def single(args: argparse.Namespace, settings: dict) -> Callable[[], None]:
     """Check all there is to check, and return what decodes one prompt, or one text with holes, and prints it."""
     if args.infill is None:
-        plan(args.strategy, settings)
+        checked_plan(args, settings)
     if observed := args.explain or args.watch is not None or args.trace is not None:
         from lab.observe import check_flags, observe
 
@@ -243,9 +260,8 @@ def single(args: argparse.Namespace, settings: dict) -> Callable[[], None]:
         ids = infill.beginning(tokenizer)
     else:
         ids = tokenizer.encode(text) if args.raw else tokenizer.encode_chat([{"role": "user", "content": text}])
-    check_prompt(ids, config, plan(args.strategy, settings, holes and len(holes))[1])
-    model = load()
-    use_threads(model)  # before `prepare` compiles: compiled code holds for one number of threads
+    check_prompt(ids, config, checked_plan(args, settings, holes and len(holes)))
+    model = open_model(args, settings, load)
     canvas = prepare(model, ids, args.strategy, settings, holes)
 
     def answer() -> None:
@@ -256,6 +272,19 @@ def single(args: argparse.Namespace, settings: dict) -> Callable[[], None]:
         tell(args, result.counters(), model.device, canvas.settings.seed)
 
     return answer
+
+
+def checked_plan(args: argparse.Namespace, settings: dict, length: int | None = None) -> Settings:
+    """The settings of all strategies, once all settings are checked; a guide has only a name so far."""
+    return plan(args.strategy, settings | dict.fromkeys({"guide"} & set(settings)), length)[1]
+
+
+def open_model(args: argparse.Namespace, settings: dict, load: Callable[[], LLaDA]) -> LLaDA:
+    """Load the model, and into the settings the guide of a strategy that has one."""
+    model = load()
+    settings |= load_guide(args.strategy, settings.get("guide"), model.device, model.dtype)
+    use_threads(model)  # before `prepare` compiles: compiled code holds for one number of threads
+    return model
 
 
 class BrokenOutput(Exception):

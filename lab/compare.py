@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from dllm import Settings, decode, find_builder, generate, options, plan
 from lab import parallel
-from lab.command_line import made_for, use_threads
+from lab.command_line import load_guide, made_for, use_threads
 from lab.report import about, table
 from lab.tasks import TASKS, Problem, check, problems
 from load_weights import DTYPES, load_model, load_tokenizer
@@ -51,6 +51,7 @@ def contender(text: str) -> Contender:
     if name.endswith(".py") and pairs:
         name = f"{name}:{pairs.pop(0)}"
     takes, settings = options(Settings) | options(find_builder(name)), {}
+    takes.pop("guide", None)  # which is the embedded one
     for pair in pairs:
         setting, equals, value = pair.partition("=")
         setting = setting.replace("-", "_")
@@ -161,12 +162,13 @@ def compare(args: argparse.Namespace) -> None:
         plan(c.strategy, {"gen_length": args.gen_length} | c.settings)  # refuses before anything is loaded
     tasks, plot, load = tasks_of(args.task), plotter(args.plot), loader(args)
     models = [load(c.strategy)[0] for c in contenders]
+    guides = {c.strategy: load_guide(c.strategy, None, models[0].device, models[0].dtype) for c in contenders}
     scores = {task: {c.label: Score() for c in contenders} for task in tasks}
     with tqdm(total=args.limit * len(tasks) * len(contenders), unit="problem", leave=False) as bar:
         for task in tasks:
             for chosen in islice(batches(args, task), parallel.rank(), None, parallel.processes()):
                 for c in contenders:
-                    settings = {"gen_length": args.gen_length} | c.settings
+                    settings = {"gen_length": args.gen_length} | c.settings | guides[c.strategy]
                     scores[task][c.label].add(*answer(*load(c.strategy), chosen, c.strategy, **settings))
                     bar.update(len(chosen) * parallel.processes())
     everyone = parallel.gathered(scores)

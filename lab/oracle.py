@@ -11,6 +11,7 @@ Letters: N strings of the language, G their length, B batch, Q positions compute
 
 import copy
 import re
+from collections.abc import Collection
 from itertools import permutations, product
 
 import torch
@@ -124,10 +125,12 @@ class Oracle:
         own: Tensor | None = None,
         measure: bool = False,
         renew: tuple[int, int] | None = None,
+        skip: Collection[int] = (),
+        added: None = None,
     ) -> Tensor:
         """Log marginals [B, R, V] of `rows` among `query`, given the tokens in the visible slots; arguments as for LLaDA.forward.
 
-        There is nothing to measure, and one layer, which is never computed in part.
+        There is nothing to measure, one layer, which is never computed in part nor skipped, and no embedding to add anything to.
         """
         query = self.indices(slice(0, ids.shape[1]) if query is None else query)  # [Q]
         slots, seen = query, ids

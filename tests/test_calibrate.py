@@ -55,6 +55,23 @@ def test_a_calibration_is_a_file_that_spiffy_reads(tmp_path, capsys):
     assert json.loads(file.read_text()) == ["ab"]
 
 
+def test_the_layers_that_are_missed_least_are_found(capsys):
+    """Would catch a search that keeps the worse, counts what stands there already, or leaves out the first or last layer."""
+    model, prompt = random_model(0, n_layers=4), random_prompt(0, 6)
+    idle = model.blocks[2]
+    idle.attn_out.weight.zero_(), idle.ff_out.weight.zero_()  # the layer adds nothing
+    states = calibrate.halfway(dllm.decode(model, prompt, "llada", **LENGTHS))
+    assert [(int((x[block] == MASK).sum()), MASK in final) for x, block, final in states] == [(4, False)] * 3
+    assert calibrate.reproduced(model, states, (2,)) == calibrate.reproduced(model, states, ()) > calibrate.reproduced(model, states, (1,))
+    assert calibrate.search(model, states, 1)[0] == (2,)
+    calibrate.main(["--layers", "1", "--limit", "1"])
+    assert capsys.readouterr().out.strip() in "1234"
+    for arguments in ([], ["file", "--layers", "1"], ["--layers", "5"], ["--layers", "0"]):
+        with pytest.raises(SystemExit) as exit:
+            calibrate.main(arguments)
+        assert exit.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_draft_of_a_choice_beyond_the_vocabulary_is_harmless():
     """Would catch a traceback for a graph that was counted on a model with more tokens."""
     ahead = dllm.Ahead((((0, 0), (1, 999)),))

@@ -105,6 +105,22 @@ def test_an_oracle_is_a_model_like_any_other(capsys):
     assert (err, code) == ("dllm.py: --dtype is for checkpoints: an oracle has no weights\n", 2)
 
 
+def test_a_guide_is_a_second_model(saved, capsys, monkeypatch, tmp_path):
+    """Would catch a guide that is not loaded, and one that is missing noticed after the model was."""
+    command = ["--model", saved, "--prompt", "hello", "--gen-length", "16"]
+    alone = run(capsys, *command, "--strategy", "ar")[0]
+    assert run(capsys, *command, "--strategy", "guided", "--guide", saved, "--top", "1")[::2] == (alone, 0)
+    monkeypatch.setattr(command_line, "guide_for", lambda strategy: tmp_path if strategy in ("apd", "guided") else None)
+    monkeypatch.setattr(command_line, "load_model", None)
+    needs = "needs a guide: give --guide, or train one by python -m lab.train ar"
+    assert run(capsys, *command, "--strategy", "apd") == ("", f"dllm.py: apd {needs}\n", 2)
+    _, err, code = run(capsys, *command, "--strategy", "llada", "--guide", saved)
+    assert (err, code) == ("dllm.py: strategy llada has no setting guide: that is a setting of apd, guided\n", 2)
+    monkeypatch.undo()
+    _, err, code = run(capsys, *command, "--strategy", "apd", "--guide", "./nothing")
+    assert code == 2 and err.count("\n") == 1 and "no checkpoint at ./nothing" in err
+
+
 def test_control_characters_never_reach_the_terminal():
     """Would catch a model that writes escape sequences: they could clear the screen or retitle the window."""
     assert command_line.printable("a\x1b[2Jb\x07\n\tc é 中") == "a\ufffd[2Jb\ufffd\n\tc é 中"

@@ -39,6 +39,16 @@ def test_every_strategy_is_compared_on_the_same_problems(capsys):
         assert found["all"][name]["accuracy"] == (found["add"][name]["accuracy"] + found["compare"][name]["accuracy"]) / 2
 
 
+def test_a_guided_strategy_gets_the_embedded_guide(capsys, monkeypatch):
+    """Would catch a guide that the bench does not load, and one that a contender names and nobody does."""
+    monkeypatch.setattr(command_line, "guide_for", lambda strategy: command_line.TINY if strategy == "guided" else None)
+    bench.main(["compare", *ONE, "--strategies", "guided:top=2000"])
+    assert float(table(capsys.readouterr().out)["guided:top=2000"][2]) <= 4  # forwards
+    with pytest.raises(SystemExit):
+        bench.main(["compare", *ONE, "--strategies", "guided:guide=weights/tiny"])
+    assert "is no setting=value of guided" in capsys.readouterr().err
+
+
 def test_a_batch_changes_no_count(capsys):
     """Would catch forwards or rows that depend on how many problems are decoded together."""
     counts = []

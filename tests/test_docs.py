@@ -98,6 +98,7 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
             del words[words.index(flag) : words.index(flag) + 2]
     if words[1] == "dllm.py" and "--strategy" in words and not command_line.has_weights(words[words.index("--strategy") + 1]):
         words += ["--model", str(command_line.TINY)]
+        words += ["--guide", str(command_line.TINY)] if command_line.guide_for(words[words.index("--strategy") + 1]) else []
     if "--plot" in words:
         pytest.importorskip("matplotlib")
         words[words.index("--plot") + 1] = str(tmp_path / "plot.png")

@@ -108,6 +108,25 @@ def test_left_padding_changes_no_logit(seed, padding):
     close(padded[:1, padding:], alone)
 
 
+def test_what_is_added_is_added_to_the_embeddings(model):
+    """Would catch an addition in another place or to other rows: with the difference to another token's embedding it is that token."""
+    ids, other = torch.tensor([random_prompt(0, 10)]), torch.tensor([random_prompt(1, 10)])
+    close(model(ids[:, 2:7], slice(2, 7), added=(model.wte(other) - model.wte(ids))[:, 2:7]), model(other[:, 2:7], slice(2, 7)))
+
+
+def test_a_layer_that_is_skipped_is_not_there():
+    """Would catch a layer that is computed anyway, another one that is left out, and rows that the last layer would have cut out."""
+    model, ids = random_model(0, n_layers=3), torch.tensor([random_prompt(0, 10)])
+    part = random_model(0, n_layers=3)
+    del part.blocks[1]
+    close(model(ids, skip=[1]), part(ids))
+    nothing = model.ff_out(model.ln_f(model.wte(ids)))
+    close(model(ids, skip=range(3), rows=slice(4, 7)), nothing[:, 4:7])
+    cache = model.new_cache(1, 10)
+    model(ids, cache=cache, skip=[0, 2])
+    assert cache.kv[1].any() and not cache.kv[[0, 2]].any()
+
+
 def test_a_mask_hides_slots(model):
     """Would catch a mask that is ignored or transposed: under a causal one, later tokens must not matter to earlier logits."""
     ids = torch.tensor([random_prompt(0, 10)])

@@ -5,6 +5,7 @@ import torch
 from conftest import MASK, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
+from lab.oracle import Oracle
 from test_dllm import CACHES, LENGTHS, ONE, answers, committed, run, same, seeds
 
 import dllm
@@ -58,6 +59,51 @@ def test_credit_grows_with_every_forward_that_agrees():
         expected = 2.0 + 2.0 * torch.tensor(owned * confidence**0.5).log1p()
         torch.testing.assert_close(got[0, 0], torch.tensor([0.0, 0.0, expected]))
         assert got[0, 1].equal(logits[0, 1])
+
+
+@given(seeds, st.sampled_from(CACHES), st.sampled_from([None, 0.5]))
+def test_smoothing_of_weight_zero_is_the_plain_decoder(seed, cache, threshold):
+    """Would catch softened masks that change more than the weight says, to the last bit, and a threshold that sinks unasked."""
+    plain = run(seed, "fast-dllm", threshold=threshold, cache=cache)
+    rule = dllm.quota if threshold is None else dllm.threshold_rule(threshold)
+    mine = Strategy(rule, dllm.cached(cache), dllm.serial, soften=dllm.smoothing(0.0, 0.0, 0.0))
+    assert same(run(seed, mine), plain)
+    if threshold:
+        named = run(seed, "smoothing", threshold=threshold, weight=0.0, growth=0.0, fall=None, cache=cache)
+        assert same(named, plain, run(seed, "smoothing", threshold=threshold, max_weight=0.0, weight=0.0, fall=None, cache=cache))
+
+
+@given(seeds)
+def test_smoothing_adds_the_expected_embedding_of_the_step_before(seed):
+    """Would catch a weight of another step, written cells or later blocks that are softened, and what a block has left behind."""
+    model, prompt = random_model(seed), random_prompt(seed, 5)
+    table, canvas, expected = model.wte.weight, torch.tensor([prompt + [MASK] * 24]), torch.zeros(1, 29, 40)
+    softened = {"weight": 0.3, "growth": 0.1, "max_weight": 0.7, "fall": 0.2, "threshold": 0.5}
+    for t, step in enumerate(decode(model, prompt, "smoothing", cache="none", **softened, **LENGTHS)):
+        span = slice(step.window.start, step.window.end)
+        logits = model(canvas, added=(expected * (canvas == MASK)[..., None]) @ table)[:, span]
+        logits[..., MASK] = -torch.inf
+        probability = logits.softmax(-1)
+        torch.testing.assert_close(step.logits, logits, rtol=1e-3, atol=1e-3)
+        sure, passing = step.scores.confidence[step.candidates], max(0.5, 1 - 0.2 * t)
+        assert step.commit[step.candidates].equal(sure >= passing) or (sure < passing).all() or (sure - passing).abs().min() < 1e-5
+        canvas, expected[:, span] = step.x.clone(), min(0.3 + 0.1 * t, 0.7) * probability
+
+
+@given(seeds, st.sampled_from(["leap", "hierarchy", "saber", "editing", "quota"]), st.sampled_from([0.0, 0.7]), st.data())
+def test_smoothing_works_with_any_rule_cache_and_schedule(seed, rule, cfg_scale, data):
+    """Would catch rows of a batch whose masks are softened by one another, or by the forwards in which they waited."""
+    views = {cache: dllm.cached(cache) for cache in CACHES} | {"delayed": dllm.delayed(3), "pruned": dllm.cached("prefix", 3)}
+    if rule in ("saber", "editing"):
+        del views["delayed"]
+    mine = {"rule": RULES[rule], "view": views[data.draw(st.sampled_from(list(views)))], "schedule": dllm.serial}
+    if rule == "leap" and data.draw(st.booleans()):
+        mine |= {"view": dllm.block_causal, "schedule": dllm.pipeline(0.1, 0.5)}
+    mine = Strategy(**mine, soften=dllm.smoothing(0.15, 0.02, 0.3))  # more of it feeds back rounding errors
+    prompts = [random_prompt(seed + i, length) for i, length in enumerate((9, 3, 6))]
+    together = run(seed, mine, *prompts, cfg_scale=cfg_scale)
+    assert answers(together) == [answers(run(seed, mine, prompt, cfg_scale=cfg_scale))[0] for prompt in prompts]
+    assert MASK not in sum(answers(together), [])
 
 
 @given(seeds)
@@ -223,6 +269,8 @@ def test_they_differ_where_they_approximate():
     assert changed("fast-dllm", plain | {"threshold": None}, "dkv", {"refresh": 8}) >= 4
     assert changed("fast-dllm", plain, "hierarchy", {"cache": "none", "high": 0.5, "low": 0.1}) >= 4
     assert changed("fast-dllm", plain, "credit", {"cache": "none", "threshold": 0.5}) >= 2
+    assert changed("fast-dllm", plain, "smoothing", {"cache": "none", "threshold": 0.5, "fall": None}) >= 4
+    assert changed("fast-dllm", plain, "smoothing", {"cache": "none", "threshold": 0.5, "weight": 0.0, "growth": 0.0}) >= 2
     assert changed("fast-dllm", plain, "editing", {"cache": "none", "threshold": 0.5, "edit_threshold": 0.5}) >= 2
     assert changed("llada", {}, "saber", {}) >= 4
     assert changed("llada", {"block_length": 24}, "conv", {"block_length": 24, "width": 5}) >= 4
@@ -322,8 +370,48 @@ def test_drafts_are_often_right():
     assert sum(count >= 3 for count in saved) >= 4
 
 
+@given(seeds, st.sampled_from(["0", "1", "0,2,3", "0,1,2,3", None]), st.sampled_from(CACHES), st.sampled_from([None, 0.6]))
+def test_swift_is_lossless_for_any_layers(seed, skip, cache, threshold):
+    """Would catch a draft that is taken unverified, one that writes to the cache, and a last layer whose rows are not cut out."""
+    prompts = [random_prompt(seed, 7), random_prompt(seed + 1, 4)]
+    plain = run(seed, "fast-dllm", *prompts, layers=4, cache=cache, threshold=threshold)
+    assert run(seed, "swift", *prompts, layers=4, skip=skip, cache=cache, threshold=threshold).tokens.equal(plain.tokens)
+
+
+def test_skipping_no_layer_is_freedave_with_a_draft_forward_too_many():
+    """Would catch draft forwards, or their rows, that are not counted: drafts of the whole network are right, one commit for one forward."""
+    for seed in range(5):
+        rule = Strategy(dllm.quota, dllm.cached("dual"), dllm.serial, ahead=dllm.Ahead(dllm.chain(2), skip=()))
+        result, plain = run(seed, rule), run(seed, "fast-dllm", cache="dual", threshold=None)
+        assert result.tokens.equal(plain.tokens) and result.nfe == 3 * (1 + 2 * 4)  # a block: 1, then a draft and a check for two commits
+        assert result.rows == 3 * (plain.rows // 3 - 7 * 8 + 4 * (8 + 2 * 8))
+
+
+def test_fewer_layers_draft_worse():
+    """Negative control for the two tests above: were the layers not left out, any set would save as many forwards as none."""
+    nfe = {
+        skip: sum(
+            run(seed, Strategy(dllm.quota, dllm.cached("dual"), dllm.serial, ahead=dllm.Ahead(dllm.chain(4), skip)), layers=4).nfe
+            for seed in range(4)
+        )
+        for skip in ((), (1,), (0, 1, 2))
+    }
+    assert nfe[()] < nfe[(1,)] < nfe[(0, 1, 2)]
+
+
+def test_layers_that_do_not_exist_are_refused():
+    """Would catch a number that is silently no layer, and a text that ends in a traceback."""
+    for skip, message in (("7", "skip names layer 7, but the model's 2 layers"), ("1;2", "skip is '1;2', expected numbers of layers")):
+        with pytest.raises(ValueError, match=message):
+            run(0, "swift", skip=skip)
+
+
 def test_what_cannot_be_combined_is_refused():
     """Would catch a combination that runs and is wrong."""
+    with pytest.raises(ValueError, match="drafts and softened masks cannot be combined"):
+        Strategy(dllm.quota, dllm.full, dllm.serial, ahead=dllm.Ahead(dllm.chain(4)), soften=dllm.smoothing(0.1, 0.0, 0.1))
+    with pytest.raises(ValueError, match="softened masks are mixtures of embeddings, and this model has none"):
+        decode(Oracle("bits-4"), Oracle("bits-4").encode("go"), "smoothing", gen_length=4, block_length=4)
     for view, schedule in ((dllm.delayed(8), dllm.serial), (dllm.block_causal, dllm.pipeline(0.1, 0.95))):
         with pytest.raises(ValueError, match="drafts need one block at a time"):
             Strategy(dllm.threshold_rule(0.5), view, schedule, ahead=dllm.Ahead(dllm.chain(4)))

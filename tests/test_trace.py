@@ -14,7 +14,7 @@ from conftest import EOS, MASK, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 from test_command_line import SHORT, run
-from test_dllm import DRAFTING, LENGTHS, REVISING, case, seeds
+from test_dllm import DRAFTING, GUIDED, LENGTHS, REVISING, case, seeds
 
 import dllm
 from lab import command_line
@@ -65,7 +65,8 @@ def test_a_record_says_what_the_step_said(tmp_path_factory, seed, case):
         header, *_, record = map(json.loads, path.read_text().splitlines())
         told |= header["tokens"] | record["tokens"]
         queried = dllm.LLaDA.indices(canvas.model, step.look.query).tolist()
-        assert (record["nfe"], record["rows"]) == (step.nfe, step.rows) and (step.rows % len(queried) == 0 or step.look.renew)
+        assert (record["nfe"], record["rows"]) == (step.nfe, step.rows)
+        assert step.rows % len(queried) == 0 or step.look.renew or strategy in GUIDED
         assert [i for start, end in record["query"] for i in range(start, end)] == queried
         assert record["window"] == [step.window.start, step.window.end]
         assert [c[0] - step.window.start for c in record["candidates"]] == step.candidates[0].nonzero()[:, 0].tolist()
@@ -76,7 +77,9 @@ def test_a_record_says_what_the_step_said(tmp_path_factory, seed, case):
             assert [p for _, p in top] == pytest.approx(probabilities.sort(descending=True).values[: len(top)].tolist(), rel=1e-3)
             assert all(probabilities[i].item() == pytest.approx(p, rel=1e-3) for i, p in top) and MASK not in [i for i, _ in top]
             assert {str(i) for i, _ in top} | {str(token)} <= set(told)
-        assert {slot for slot, _ in record["writes"] + record["unwrites"]} >= {c + step.window.start for c in step.commit[0].nonzero()[:, 0].tolist()}
+        assert {slot for slot, _ in record["writes"] + record["unwrites"]} >= {
+            c + step.window.start for c in step.commit[0].nonzero()[:, 0].tolist()
+        }
 
 
 def take_back(canvas, seed: int):
@@ -137,7 +140,7 @@ def test_the_header_says_what_was_run(saved, capsys, tmp_path):
 @pytest.mark.parametrize("strategy", dllm.STRATEGIES)
 def test_looking_changes_no_token_and_no_counter(saved, capsys, tmp_path, strategy):
     """Would catch a flag that costs a forward, a draw of the generator, or a word on stdout."""
-    lengths = ["--gen-length", 16] + ["--block-length", 8] * (strategy != "ar")
+    lengths = ["--gen-length", 16] + ["--block-length", 8] * (strategy not in ("ar", *GUIDED)) + ["--guide", saved] * (strategy in GUIDED)
     command = ["--model", saved, "--prompt", "hello", "--strategy", strategy, "--temperature", 0.7, "--json", *lengths]
     plain = run(capsys, *command)
     for flags in (["--trace", tmp_path / "run.jsonl"], ["--trace", tmp_path / "run.html"], ["--explain"], ["--watch", 0]):

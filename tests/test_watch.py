@@ -22,7 +22,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.style import Style
 from test_command_line import SHORT, run
-from test_dllm import DRAFTING, LENGTHS, case, seeds
+from test_dllm import DRAFTING, GUIDED, LENGTHS, case, seeds
 
 import dllm
 from lab import watch
@@ -145,7 +145,11 @@ def test_the_sentence_agrees_with_the_step(seed, case):
         sentence = observer.sentence()
         assert sentence.startswith(f"step {step.nfe}: ") and f"committed {int((step.commit & step.candidates).sum())} (" in sentence
         rows, whole = map(int, re.search(r"rows (\d+) of (\d+)$", sentence).groups())
-        assert rows == step.rows and whole == 31 * (2 if settings.get("cfg_scale") else 1) and (rows <= whole or strategy in DRAFTING)
+        assert (
+            rows == step.rows
+            and whole == 31 * (2 if settings.get("cfg_scale") else 1)
+            and (rows <= whole or strategy in (*DRAFTING, *GUIDED))
+        )
         masked = int(step.candidates.sum())
         if threshold := own.get("threshold", own.get("skip_threshold")):
             sure = int((step.candidates & (step.scores.confidence >= threshold)).sum())
