@@ -33,10 +33,11 @@ from torch import Tensor
 
 import kernels
 from kernels import Scores
-from load_weights import check_memory
+from load_weights import check_memory, load_filter
 from model import Cache, Config, LLaDA, Slots
 
 DEFAULT = "fast-dllm"  # the strategy where none is named
+FILTER = Path(__file__).parent / "weights" / "tiny-filter.safetensors"  # learn2pd's, for the embedded model
 
 # --- what a caller sets, and what comes back -------------------------------------------------------------------------------------------
 
@@ -87,6 +88,11 @@ class Strategy:
     def by_quota(self) -> bool:
         """Whether `steps` is shared out among the tokens instead of being a cap."""
         return self.rule is quota or hasattr(self.rule, "quota")
+
+    @property
+    def only_length(self) -> int | None:
+        """The one block_length that will do: a model of the next token writes one at a time, a filter has an input for each token of a block."""
+        return 1 if self.view is causal else getattr(self.rule, "length", None)
 
     def __post_init__(self):
         if self.schedule is not serial and not self.exact:
@@ -650,6 +656,22 @@ def entropy_rule(theta: float) -> Rule:
     return rule
 
 
+def learned(filter: list[Tensor], tau: float) -> Rule:
+    """Every token that a small network takes for final with a probability above tau, judging by all confidences of its block (Learn2PD).
+
+    filter: weight and bias of its two layers, each [k, k] and [k]
+    A written cell counts as sure. The authors' code shows the network what the model says of it now, which a cache may not have computed.
+    """
+
+    def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
+        weight, bias, last_weight, last_bias = (part.to(candidates.device) for part in filter)
+        seen = torch.where(candidates, scores.confidence, 1.0)
+        return F.linear(F.linear(seen, weight, bias).relu(), last_weight, last_bias).sigmoid() > tau  # [N, k]
+
+    rule.length = len(filter[1])  # which Strategy asks about
+    return rule
+
+
 # Rules that write to written cells, too, return (cells to write, what to write); MASKED takes a token back.
 MASKED = -1
 
@@ -982,10 +1004,21 @@ def read_graph(file: str) -> Graph:
     return graph
 
 
+@named("learn2pd")
+def learn2pd(tau: float = 0.96, filter: str | None = None, cache: CacheName = "prefix") -> Strategy:
+    """Learn2PD (arXiv 2509.25188): a tiny network learns from the confidences of a block which of its tokens are final.
+
+    tau: commit every token that the filter takes for final with a probability above this
+    filter: the network's file, made by `python -m lab.train filter` for one model and one block_length; none takes the embedded model's
+    cache: as in fast-dllm
+    """
+    return Strategy(learned(load_filter(filter or FILTER), tau), cached(cache), serial, eos="stop")
+
+
 @named("ar")
 def ar() -> Strategy:
     """Autoregressive decoding: left to right, one token a forward, an exact cache; the baseline, for a model trained to predict the next token."""
-    return Strategy(quota, causal, serial, eos="stop", block_length=1)
+    return Strategy(quota, causal, serial, eos="stop")
 
 
 # --- checks: all of them, before any work ----------------------------------------------------------------------------------------------
@@ -1104,11 +1137,12 @@ def plan(strategy: str | Strategy, settings: dict) -> tuple[Strategy, Settings]:
     check_kinds(Settings, common)
     chosen = Settings(**common)
     if chosen.block_length is None:
-        chosen = replace(chosen, block_length=strategy.block_length or chosen.gen_length)
+        chosen = replace(chosen, block_length=strategy.only_length or strategy.block_length or chosen.gen_length)
     G, k, steps = chosen.gen_length, chosen.block_length, chosen.steps
     require(k >= 1, "block_length", k, "at least 1")
     require(G >= 1, "gen_length", G, "at least 1")
-    require(strategy.view is not causal or k == 1, "block_length", k, "1: a model that predicts the next token writes one at a time")
+    only = strategy.only_length
+    require(only in (None, k), "block_length", k, f"{only}, which is what this strategy was trained for")
     if G % k:
         raise ValueError(f"gen_length {G} is not a multiple of block_length {k}: the nearest is {nearest_multiple(G, k)}")
     require(steps is None or steps >= 1, "steps", steps, "at least 1")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from dllm import DEFAULT, STRATEGIES, Option, Settings, StepLimit, check_prompt, finish, options, plan, prepare, steps
+from dllm import DEFAULT, FILTER, STRATEGIES, Option, Settings, StepLimit, check_prompt, finish, options, plan, prepare, steps
 from load_weights import DTYPES, load_config, load_model, load_tokenizer
 from model import LLaDA
 
@@ -94,6 +94,8 @@ def made_for(strategy: str) -> tuple[Path, Path | None]:
 
 
 def has_weights(strategy: str) -> bool:
+    if strategy == "learn2pd" and not FILTER.is_file():
+        return False
     return all(folder.is_dir() and any(folder.iterdir()) for folder in made_for(strategy) if folder)
 
 
