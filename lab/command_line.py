@@ -162,11 +162,11 @@ def main(arguments: list[str] | None = None) -> None:
         return print(strategy_table())
     settings = {name: value for name, value in vars(args).items() if name in args.flags}
     try:
-        _, chosen = plan(args.strategy, settings)
+        strategy, chosen = plan(args.strategy, settings)
         if observed := args.explain or args.watch is not None or args.trace is not None:
             from lab.observe import check_flags, observe
 
-            check_flags(args)
+            check_flags(args, strategy)
         text = read_prompt(args.prompt)
         tokenizer, config, load = find_model(args)
         ids = tokenizer.encode(text) if args.raw else tokenizer.encode_chat([{"role": "user", "content": text}])

@@ -51,7 +51,7 @@ class Settings:
     gen_length: int = 64
     block_length: int = 32
     cache: CacheName = "prefix"
-    steps: int = 4000
+    steps: int = 2000
     adam: float = 3e-3
 
     def __post_init__(self):
@@ -71,7 +71,7 @@ class Settings:
 
 
 def observe(model, prompts: list[list[int]], decoding: dict) -> Tensor:
-    """What the greedy oracle came across: float32 [N, 3, k], the confidences, which cells were masks, and which of the tokens were right."""
+    """What the greedy oracle came across: float32 [N, 3, k], confidences, which cells were masks, and which tokens were right."""
     reference, known, settings = with_oracle(model, prompts, "fast-dllm", **decoding)
     pairs = []
     for step in decode(model, prompts, known, **settings):
@@ -99,17 +99,14 @@ def fit(pairs: Tensor, s: Settings) -> nn.Sequential:
     return network.requires_grad_(False)
 
 
-def judge(network: nn.Module, pairs: Tensor, tau: float) -> str:
-    """How many masked cells the filter accepts, and how many of those wrongly, beside a plain threshold that accepts as many."""
+def judge(network: nn.Module, pairs: Tensor, tau: float) -> tuple[float, float, float]:
+    """The share of masked cells that the filter accepts, that of wrong ones among these, and among as many of the highest confidence."""
     confidence, masked, right = pairs.unbind(1)
     masked, right = masked > 0, right > 0
     accepted = masked & (network(torch.where(masked, confidence, 1.0)).sigmoid() > tau)
     surest = confidence[masked].sort(descending=True).indices[: int(accepted.sum())]
     wrong, plain = ((~r).float().mean().nan_to_num().item() for r in (right[accepted], right[masked][surest]))
-    share = accepted.sum().item() / max(1, int(masked.sum()))
-    return (
-        f"at tau {tau:g} it accepts {share:.1%} of the masked cells, {wrong:.2%} of them wrongly; as many by confidence alone: {plain:.2%}"
-    )
+    return accepted.sum().item() / max(1, int(masked.sum())), wrong, plain
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -129,4 +126,6 @@ def main(arguments: list[str] | None = None) -> None:
     network = fit(pairs[:trained], s)
     save_filter(list(network.parameters()), s.out)
     tau = options(STRATEGIES["learn2pd"])["tau"].default
-    print(f"wrote {s.out}, from {trained} pairs; of {len(pairs) - trained} others, {judge(network, pairs[trained:], tau)}", file=sys.stderr)
+    share, wrong, plain = judge(network, pairs[trained:], tau)
+    print(f"wrote {s.out}, from {trained} pairs; on {len(pairs) - trained} others, at tau {tau:g},", file=sys.stderr)
+    print(f"it accepts {share:.1%} of the masked cells, {wrong:.2%} of them wrongly; as many of the surest: {plain:.2%}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Train the tiny model: `python -m lab.train`; its autoregressive twin, D2F student or filter: `... ar`, `... d2f`, `... filter` (lab/ar.py etc.).
+"""Train the tiny model: `python -m lab.train`; its autoregressive twin, D2F student or filter: `... ar`, `... d2f`, `... filter`.
 
 Every answer token is supervised first, then LLaDA's masked-diffusion objective takes over:
 
