@@ -79,7 +79,9 @@ def command_line() -> Parser:
         for option in options(builder).values():
             takers.setdefault(option.name, []).append((name, option))
     for pairs in takers.values():
-        parser.add_option(pairs[0][1], f" [default in {', '.join(f'{name} {shown(option.default)}' for name, option in pairs)}]")
+        differ = len({option.meaning for _, option in pairs if not option.meaning.startswith("as in")}) > 1
+        note = f" (in {pairs[0][0]}; the others: --strategy list)" if differ else ""
+        parser.add_option(pairs[0][1], f"{note} [default in {', '.join(f'{name} {shown(option.default)}' for name, option in pairs)}]")
     parser.set_defaults(flags=(*options(Settings), *takers))
     return parser
 

@@ -52,9 +52,11 @@ class HierarchicalSearch:
                 over = t >= last or not (s.x[pool, window.start : window.end] == s.mask_id).any()
                 if not over and (t < first or (t - first) % self.interval):
                     continue
+                s.held[pool] = False
+                if over and len(pool) == self.k:
+                    continue
                 width = self.k if over else max(self.k, math.ceil(self.n * self.decay ** (first - t)))
                 best = surest(s, pool, self.k if over else self.survivors)
-                s.held[pool] = False
                 for row in pool[width:]:
                     del source[row]
                 del pool[width:]

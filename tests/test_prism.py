@@ -176,6 +176,16 @@ def test_another_seed_masks_other_tokens_again():
     assert len(forwards()) > 1 and len(forwards(remask=0)) == 1
 
 
+@given(seeds)
+def test_without_a_window_it_is_best_of_n(seed):
+    """Would catch a search that prunes, copies or masks at other times than it was told: all go their own way, and the surest wins."""
+    model, prompt = random_model(seed), random_prompt(seed, 5)
+    settings = LENGTHS | {"threshold": 0.6, "cache": "none", "eos": "fill", "seed": seed}
+    found = dllm.generate(model, prompt, "prism", n=5, k=5, search_from=0.0, search_to=0.0, **settings)
+    plain = dllm.generate(model, [prompt] * 5, "fast-dllm", temperature=0.7, **settings)
+    assert found.tokens[0].tolist() in plain.tokens.tolist() and found.rows == plain.rows
+
+
 def test_trajectories_are_sampled_unless_told_otherwise():
     """Would catch a default at which all of them are the same."""
     assert dllm.plan("prism", {})[1].temperature == 0.7 and dllm.plan("fast-dllm", {})[1].temperature == 0.0
