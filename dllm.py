@@ -33,10 +33,11 @@ from torch import Tensor
 
 import kernels
 from kernels import Scores
-from load_weights import check_memory
+from load_weights import check_memory, load_filter
 from model import Cache, Config, LLaDA, Slots
 
 DEFAULT = "fast-dllm"  # the strategy where none is named
+FILTER = Path(__file__).parent / "weights" / "tiny-filter.safetensors"  # learn2pd's, for the embedded model
 
 # --- what a caller sets, and what comes back -------------------------------------------------------------------------------------------
 
@@ -48,7 +49,7 @@ class Settings:
     gen_length: tokens to write after the prompt; a multiple of block_length
     block_length: tokens a block; a strategy works through the answer block by block (default the strategy's: 32, or 1 for ar)
     steps: forwards in all; llada spreads the tokens evenly over them (default one token each), for the others a cap (default none)
-    temperature: 0 takes the likeliest token, above 0 samples
+    temperature: 0 takes the likeliest token, above 0 samples (default the strategy's: 0, or 0.7 for prism)
     cfg_scale: weight of classifier-free guidance; above 0 every forward runs twice as many rows, half of them with the prompt masked
     eos: fill decodes every block, stop opens no block after an EOS, suppress never writes EOS, defer writes it last (default the strategy's)
     seed: of all randomness: sampling, and random remasking
@@ -58,7 +59,7 @@ class Settings:
     gen_length: int = 128
     block_length: int | None = None
     steps: int | None = None
-    temperature: float = 0.0
+    temperature: float | None = None
     cfg_scale: float = 0.0
     eos: Literal["fill", "stop", "suppress", "defer"] | None = None
     seed: int = 0
@@ -78,7 +79,9 @@ class Strategy:
     ahead: "Ahead | None" = None
     soften: "Soften | None" = None
     guide: "Guide | None" = None
+    search: "Search | None" = None
     block_length: int | None = 32  # where the caller names none; None for gen_length
+    temperature: float = 0.0  # where the caller names none
 
     @property
     def exact(self) -> bool:
@@ -94,6 +97,11 @@ class Strategy:
     def by_quota(self) -> bool:
         """Whether `steps` is shared out among the tokens instead of being a cap."""
         return self.rule is quota or hasattr(self.rule, "quota")
+
+    @property
+    def only_length(self) -> int | None:
+        """The one block_length that will do: a model of the next token writes one at a time, a filter has an input for each of a block."""
+        return 1 if self.view is causal or self.guide else getattr(self.rule, "length", None)
 
     def __post_init__(self):
         paced = hasattr(self.view, "paced")  # what is stale is refreshed by the forwards of the whole decode, instead of by a block's
@@ -116,6 +124,10 @@ class Strategy:
             raise ValueError("what remembers a block's forwards, or changes its tokens, needs one block at a time")
         if self.schedule is not serial and self.by_quota:
             raise ValueError("a quota of tokens per step has no meaning for pipelined blocks, which share their steps: use a threshold")
+        if self.search and (self.schedule is not serial or self.ahead or self.adjust or self.soften or hasattr(self.rule, "revises")):
+            raise ValueError(
+                "a search copies canvases and caches, one block at a time, but nothing that a draft or a rule remembers of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -172,7 +184,7 @@ class Result:
     tokens: Tensor  # int64 [B, S]
     written: Tensor  # int64 [B, S]: the forward that wrote each token; 0 for what was given, and for an EOS that eos="stop" filled in
     lengths: list[int]  # tokens of each answer before its first EOS, the prompt not counted
-    nfe: int  # forwards that were run
+    nfe: int  # forwards that were run; of a search, as many as it has trajectories at the time
     forwards: list[int]  # forwards that could commit something in each row; alone, a row's nfe
     rows: int  # token-forwards: positions computed, summed over forwards and rows of the batch
     seconds: float
@@ -243,7 +255,8 @@ def steps(s: "Canvas") -> Iterator[Step]:
     settings = s.settings
     generator = torch.Generator(s.x.device).manual_seed(settings.seed)
     nfe, began = 0, time.perf_counter()
-    for window in s.strategy.schedule(s):
+    windows = s.strategy.schedule(s)
+    for window in s.strategy.search(s, windows) if s.strategy.search else windows:
         if settings.steps and nfe >= settings.steps and not s.strategy.by_quota:
             raise StepLimit(f"steps={nfe} forwards are spent, {int(s.masked().sum())} masks are left: raise steps or lower the threshold")
         look = s.strategy.view(s, window)
@@ -257,6 +270,7 @@ def steps(s: "Canvas") -> Iterator[Step]:
             logits = adjust(logits, candidates, window)
         noise = kernels.gumbel(logits, settings.temperature, generator) if settings.temperature else None
         scores = s.score(logits, noise)
+        doubt = scores.doubt  # before other orders replace it
         scores = scores._replace(doubt=ORDERS[s.strategy.remasking](scores, generator))
         if s.eos == "defer":
             scores = scores._replace(doubt=scores.doubt.masked_fill(scores.token == s.eos_id, kernels.LARGEST))
@@ -269,7 +283,7 @@ def steps(s: "Canvas") -> Iterator[Step]:
         token = token.masked_fill(token == MASKED, s.mask_id)
         span = slice(window.start, window.end)
         commit &= (token != s.x[s.live, span]) & ~s.given[s.live, span]
-        s.write(window, commit, token, nfe)
+        s.write(window, commit, token, doubt, nfe)
         s.retire()  # reads the canvas, and so waits for the device: the time below is the whole forward's
         yield Step(nfe, rows, ran, window, look, scores, candidates, commit, token, s.x, logits, time.perf_counter() - began)
         began = time.perf_counter()
@@ -333,13 +347,16 @@ def choose(rule: "Rule", scores: Scores, candidates: Tensor, window: Window) -> 
 
 def finish(s: "Canvas", stream: Iterator[Step]) -> Result:
     """Run the steps of this canvas to their end and count."""
-    forwards = torch.zeros_like(s.opened)  # [B]
-    rows, seconds = 0, 0.0
+    forwards = torch.zeros_like(s.opened[:: s.width])  # [B]
+    nfe, rows, seconds = 0, 0, 0.0
     for step in stream:
         rows, seconds = rows + step.rows, seconds + step.seconds
-        forwards[step.window.live] += step.candidates.any(-1) * step.ran
+        prompt = step.window.live // s.width  # [b]: of each row
+        moving = forwards.new_zeros(len(forwards)).index_add(0, prompt, step.candidates.any(-1).long()) > 0
+        each = torch.zeros_like(forwards).index_add(0, prompt, step.ran) * moving  # [B]: of all its trajectories
+        forwards, nfe = forwards + each, step.nfe if s.width == 1 else nfe + int(each.max())
     lengths = (s.x[:, s.prompt_length :] != s.eos_id).cumprod(-1).sum(-1).tolist()  # [B]
-    return Result(s.x, s.written, lengths, step.nfe, forwards.tolist(), rows, seconds, s.prompt_length)
+    return Result(s.x, s.written, lengths, nfe, forwards.tolist(), rows, seconds, s.prompt_length)
 
 
 class StepLimit(RuntimeError):
@@ -370,6 +387,8 @@ class Canvas:
         self.mask_id, self.eos_id = model.config.mask_token_id, model.config.eos_token_id
         self.eos = settings.eos or ("suppress" if templates else strategy.eos)
         self.block_length, self.blocks = settings.block_length, settings.gen_length // settings.block_length
+        self.width = strategy.search.n if strategy.search else 1  # rows for each prompt: the trajectories of a search
+        prompts, templates = ([row for row in rows for _ in range(self.width)] for rows in (prompts, templates))
         self.passes = 2 if settings.cfg_scale else 1  # rows of the cache, and of a forward, for each row of the batch
         self.features = hasattr(strategy.view, "features")
         B, P = len(prompts), max(map(len, prompts))
@@ -387,6 +406,8 @@ class Canvas:
         self.start = torch.tensor([P - len(row) for row in prompts], device=model.device)  # [B]: each row's first real slot
         self.live = torch.arange(B, device=model.device)  # [b]
         self.written = torch.zeros_like(self.x)  # [B, S]: the forward that wrote each token, 0 for none
+        self.doubt = torch.zeros(self.x.shape, device=model.device)  # [B, S]: about each token, when it was written
+        self.held = torch.zeros(B, dtype=torch.bool, device=model.device)  # [B]: rows that stay when they are finished
         self.opened = torch.zeros(B, dtype=torch.int64, device=model.device)  # [B]: blocks opened so far
         self.turns = torch.zeros_like(self.opened)  # [B]: steps so far in which something could be written in each row
         self.soft: Tensor | None = None  # [B, S, C]: added to the embedding of each mask
@@ -429,11 +450,12 @@ class Canvas:
             self.soft = table.new_zeros(*self.x.shape, table.shape[1])
         self.soft[self.live, window.start : window.end] = (weights.to(table.dtype) @ table) * candidates[..., None]
 
-    def write(self, window: Window, commit: Tensor, token: Tensor, nfe: int) -> None:
+    def write(self, window: Window, commit: Tensor, token: Tensor, doubt: Tensor, nfe: int) -> None:
         """Put the committed tokens on the canvas; under eos="stop", end every row whose open blocks are full and hold an EOS."""
         span = slice(window.start, window.end)
         self.x[self.live, span] = torch.where(commit, token, self.x[self.live, span])
         self.written[self.live, span] = self.written[self.live, span].masked_fill(commit, nfe)
+        self.doubt[self.live, span] = torch.where(commit, doubt, self.doubt[self.live, span])
         if self.eos == "stop":
             masked = self.masked()
             ended = self.has_eos() & ~(masked & self.is_open()).flatten(1).any(-1)  # [b]
@@ -452,12 +474,18 @@ class Canvas:
 
     def retire(self) -> None:
         """Drop the rows that have no mask left, from the batch and from the cache: a finished row costs nothing."""
-        unfinished = self.masked().flatten(1).any(-1)  # [b]
-        if unfinished.all():
-            return
+        stay = self.masked().flatten(1).any(-1) | self.held[self.live]  # [b]
+        if not stay.all():
+            self.copy(self.live[stay], self.live[stay])
+
+    def copy(self, rows: Tensor, parents: Tensor) -> None:
+        """Go on with these rows alone, int64 [w] in order, each as a copy of one that is unfinished or held; the cache goes along."""
+        for canvas in (self.x, self.written, self.doubt):
+            canvas[rows] = canvas[parents]
         if self.cache is not None:
-            self.cache.keep(unfinished.repeat(self.passes).nonzero()[:, 0])
-        self.live = self.live[unfinished]
+            place = torch.searchsorted(self.live, parents)
+            self.cache.keep(torch.cat([place + len(self.live) * i for i in range(self.passes)]))
+        self.live = rows
 
 
 # --- schedules: which blocks are open --------------------------------------------------------------------------------------------------
@@ -841,6 +869,22 @@ def entropy_rule(theta: float) -> Rule:
     return rule
 
 
+def learned(filter: list[Tensor], tau: float) -> Rule:
+    """Every token that a small network takes for final with a probability above tau, judging by all confidences of its block (Learn2PD).
+
+    filter: weight and bias of its two layers, each [k, k] and [k]
+    A written cell counts as sure. The authors' code shows the network what the model says of it now, which a cache may not have computed.
+    """
+
+    def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
+        weight, bias, last_weight, last_bias = (part.to(candidates.device) for part in filter)
+        seen = torch.where(candidates, scores.confidence, 1.0)
+        return F.linear(F.linear(seen, weight, bias).relu(), last_weight, last_bias).sigmoid() > tau  # [N, k]
+
+    rule.length = len(filter[1])  # which Strategy asks about
+    return rule
+
+
 # Rules that write to written cells, too, return (cells to write, what to write); MASKED takes a token back.
 MASKED = -1
 
@@ -1028,6 +1072,10 @@ class Guide:
         start, rows = s.start[s.live] if s.padded else None, slice(window.start - 1 - look.first, None)
         return self.model(ids, look.query, look.visible, look.mask, self.cache, rows, start), ids.numel()
 
+
+# --- search: what happens to the rows of a canvas between two forwards ------------------------------------------------------------------
+
+Search = Callable[[Canvas, Iterator[Window]], Iterator[Window]]  # passes the windows on; with `n`, the rows of each prompt
 
 # --- strategies: a schedule, a view and a rule under the paper's name ------------------------------------------------------------------
 
@@ -1336,10 +1384,58 @@ def left_to_right(guide: Guide, recompute: int | None, lookahead: int) -> Strate
     return Strategy(threshold_rule(0.0), view, schedule, eos="stop", guide=guide, block_length=1)
 
 
+@named("learn2pd")
+def learn2pd(tau: float = 0.96, filter: str | None = None, cache: CacheName = "prefix") -> Strategy:
+    """Learn2PD (arXiv 2509.25188): a tiny network learns from the confidences of a block which of its tokens are final.
+
+    tau: commit every token that the filter takes for final with a probability above this
+    filter: the network's file, made by `python -m lab.train filter` for one model and one block_length; none takes the embedded model's
+    cache: as in fast-dllm
+    """
+    return Strategy(learned(load_filter(filter or FILTER), tau), cached(cache), serial, eos="stop")
+
+
+@named("prism")
+def prism(
+    n: int = 16,
+    k: int = 4,
+    survivors: int | None = None,
+    decay: float = 1.8,
+    interval: int = 3,
+    search_from: float = 0.1,
+    search_to: float = 0.6,
+    remask: int = 2,
+    threshold: float | None = 0.9,
+    cache: CacheName = "prefix",
+) -> Strategy:
+    """Prism (arXiv 2602.01842): several trajectories, of which the surest go on, copied with some of their tokens masked again.
+
+    n: trajectories at the start
+    k: trajectories that are left when the search is over, at most n; the best of them is the answer
+    survivors: trajectories that go on from each pruning, at most n; none for half of k
+    decay: their number, copies included, falls by this factor with every forward, until k are left
+    interval: forwards from one pruning to the next
+    search_from: the first pruning, as a share of block_length in forwards of the first block
+    search_to: the end of the search, likewise
+    remask: tokens of each copy that are masked again, drawn from three times as many of the least sure
+    threshold: commit every token at least this confident; none commits the quota of `steps`
+    cache: as in fast-dllm
+    """
+    from lab.prism import HierarchicalSearch  # a search around the loop, which is no part of it
+
+    survivors = survivors or max(1, k // 2)
+    for name, value in (("k", k), ("survivors", survivors)):
+        require(value <= n, name, value, f"at most n={n}")
+    require(search_from <= search_to, "search_from", search_from, f"at most search_to={search_to:g}")
+    search = HierarchicalSearch(n, k, survivors, decay, interval, search_from, search_to, remask)
+    rule = quota if threshold is None else threshold_rule(threshold)
+    return Strategy(rule, cached(cache), serial, eos="stop", search=search, temperature=0.7)
+
+
 @named("ar")
 def ar() -> Strategy:
     """Autoregressive decoding: left to right, one token a forward, an exact cache; the baseline, for a model trained to predict the next token."""
-    return Strategy(quota, causal, serial, eos="stop", block_length=1)
+    return Strategy(quota, causal, serial, eos="stop")
 
 
 # --- checks: all of them, before any work ----------------------------------------------------------------------------------------------
@@ -1395,8 +1491,14 @@ def check_kinds(function: Callable, given: dict) -> None:
         require(right and isinstance(value, bool) == (option.kind is bool), name, value, f"a value of type {option.kind.__name__}")
 
 
-AT_LEAST_ONE = ("n", "refresh", "width", "depth", "kernel_size", "prompt_interval_steps", "gen_interval_steps", "lookahead", "top")
-AT_MOST_ONE = ("block_add_threshold", "decoded_token_threshold", "confidence_alpha", "beta", "keep_ratio", "transfer_ratio", "share")
+AT_LEAST_ONE = (
+    "n", "refresh", "width", "depth", "kernel_size", "prompt_interval_steps", "gen_interval_steps", "lookahead", "top", "k", "survivors",
+    "decay", "interval",
+)  # fmt: skip
+AT_MOST_ONE = (
+    "block_add_threshold", "decoded_token_threshold", "confidence_alpha", "beta", "keep_ratio", "transfer_ratio", "share", "search_from",
+    "search_to",
+)  # fmt: skip
 
 
 def check_range(name: str, value) -> None:
@@ -1462,15 +1564,17 @@ def plan(strategy: str | Strategy, settings: dict, template_length: int | None =
     if template_length is not None:
         require("gen_length" not in common, "gen_length", chosen.gen_length, "none beside a template, whose length it is")
         chosen = replace(chosen, gen_length=template_length)
+    if chosen.temperature is None:
+        chosen = replace(chosen, temperature=strategy.temperature)
     if chosen.block_length is None:
-        chosen = replace(chosen, block_length=strategy.block_length or chosen.gen_length)
+        chosen = replace(chosen, block_length=strategy.only_length or strategy.block_length or chosen.gen_length)
     require(chosen.block_length >= 1, "block_length", chosen.block_length, "at least 1")
     if template_length is not None:
         chosen = replace(chosen, gen_length=-(-template_length // chosen.block_length) * chosen.block_length)
     G, k, steps = chosen.gen_length, chosen.block_length, chosen.steps
     require(G >= 1, "gen_length", G, "at least 1")
-    left_to_right = strategy.view is causal or strategy.guide
-    require(not left_to_right or k == 1, "block_length", k, "1: a model that predicts the next token goes one at a time")
+    only = strategy.only_length
+    require(only in (None, k), "block_length", k, f"{only}, which is what this strategy was made for")
     if G % k:
         raise ValueError(f"gen_length {G} is not a multiple of block_length {k}: the nearest is {nearest_multiple(G, k)}")
     require(steps is None or steps >= 1, "steps", steps, "at least 1")

@@ -261,6 +261,29 @@ def read_tensors(file: Path, device):
         yield name, tensor
 
 
+FILTER_PARTS = ("hidden.weight", "hidden.bias", "out.weight", "out.bias")
+
+
+def load_filter(source: str | Path) -> list[Tensor]:
+    """Learn2PD's filter: the FILTER_PARTS, float32 [k, k], [k], [k, k], [k], for blocks of k tokens."""
+    if not Path(source).is_file():
+        raise ValueError(f"there is no filter {source}: train one by python -m lab.train filter")
+    parts = dict(read_tensors(Path(source), "cpu"))
+    shapes = [tuple(parts[name].shape) for name in FILTER_PARTS if name in parts]
+    k = shapes[0][0] if shapes and shapes[0] else 0
+    if set(parts) != set(FILTER_PARTS) or k < 1 or shapes != [(k, k), (k,)] * 2:
+        raise ValueError(f"filter {source} does not hold just {', '.join(FILTER_PARTS)} of shapes [k, k], [k], [k, k], [k]")
+    return [parts[name].float() for name in FILTER_PARTS]
+
+
+def save_filter(parts: list[Tensor], file: str | Path) -> None:
+    """Write a filter under a temporary name, then rename it. parts: as load_filter returns them."""
+    temporary = f"{file}.tmp"
+    save_file({name: part.detach().contiguous() for name, part in zip(FILTER_PARTS, parts)}, temporary)
+    Path(temporary).chmod(0o644)  # the library makes it 0600
+    os.replace(temporary, file)
+
+
 def set_weight(model: LLaDA, name: str, tensor: Tensor, int8: bool) -> None:
     module, _, leaf = name.rpartition(".")
     if int8:

@@ -32,7 +32,7 @@ class Question(NamedTuple):
 
 def batch(args: Namespace, settings: dict) -> Callable[[], None]:
     """Check all there is to check, and return what answers the questions that have no answer yet."""
-    chosen = checked_plan(args, settings)
+    _, chosen = checked_plan(args, settings)
     size = BATCH_SIZE if args.batch_size is None else args.batch_size
     require(size >= 1, "batch_size", size, "at least 1")
     lines = read_lines(args.prompts)

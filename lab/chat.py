@@ -18,11 +18,11 @@ HELP = "/new begins another conversation, /quit ends it"
 
 def chat(args: Namespace, settings: dict) -> Callable[[], None]:
     """Check all there is to check before the first turn, and return what holds the conversation."""
-    chosen = checked_plan(args, settings)
+    strategy, chosen = checked_plan(args, settings)
     if observed := args.explain or args.watch is not None:
         from lab.observe import check_flags, observe
 
-        check_flags(args)
+        check_flags(args, strategy)
     tokenizer, config, load = find_model(args)
     check_prompt(tokenizer.encode_chat([{"role": "user", "content": "?"}]), config, chosen)
     model = open_model(args, settings, load)

@@ -17,7 +17,22 @@ from pathlib import Path
 
 import torch
 
-from dllm import DEFAULT, STRATEGIES, Option, Settings, StepLimit, check_prompt, find_builder, finish, options, plan, prepare, steps
+from dllm import (
+    DEFAULT,
+    FILTER,
+    STRATEGIES,
+    Option,
+    Settings,
+    StepLimit,
+    Strategy,
+    check_prompt,
+    find_builder,
+    finish,
+    options,
+    plan,
+    prepare,
+    steps,
+)
 from load_weights import DTYPES, load_config, load_model, load_tokenizer
 from model import LLaDA
 
@@ -90,7 +105,9 @@ def command_line() -> Parser:
         for option in options(builder).values():
             takers.setdefault(option.name, []).append((name, option))
     for pairs in takers.values():
-        parser.add_option(pairs[0][1], f" [default in {', '.join(f'{name} {shown(option.default)}' for name, option in pairs)}]")
+        differ = len({option.meaning for _, option in pairs if not option.meaning.startswith("as in")}) > 1
+        note = f" (in {pairs[0][0]}; the others: --strategy list)" if differ else ""
+        parser.add_option(pairs[0][1], f"{note} [default in {', '.join(f'{name} {shown(option.default)}' for name, option in pairs)}]")
     parser.set_defaults(flags=(*options(Settings), *takers), split=None)
     return parser
 
@@ -110,6 +127,8 @@ def guide_for(strategy: str) -> Path | None:
 
 
 def has_weights(strategy: str) -> bool:
+    if strategy == "learn2pd" and not FILTER.is_file():
+        return False
     return all(is_there(folder) for folder in (*made_for(strategy), guide_for(strategy)) if folder)
 
 
@@ -245,10 +264,6 @@ def single(args: argparse.Namespace, settings: dict) -> Callable[[], None]:
     """Check all there is to check, and return what decodes one prompt, or one text with holes, and prints it."""
     if args.infill is None:
         checked_plan(args, settings)
-    if observed := args.explain or args.watch is not None or args.trace is not None:
-        from lab.observe import check_flags, observe
-
-        check_flags(args)
     text = read_prompt(args.prompt) if args.infill is None or args.prompt is not None else None
     tokenizer, config, load = find_model(args)
     holes = None
@@ -260,7 +275,12 @@ def single(args: argparse.Namespace, settings: dict) -> Callable[[], None]:
         ids = infill.beginning(tokenizer)
     else:
         ids = tokenizer.encode(text) if args.raw else tokenizer.encode_chat([{"role": "user", "content": text}])
-    check_prompt(ids, config, checked_plan(args, settings, holes and len(holes)))
+    strategy, chosen = checked_plan(args, settings, holes and len(holes))
+    if observed := args.explain or args.watch is not None or args.trace is not None:
+        from lab.observe import check_flags, observe
+
+        check_flags(args, strategy)
+    check_prompt(ids, config, chosen)
     model = open_model(args, settings, load)
     canvas = prepare(model, ids, args.strategy, settings, holes)
 
@@ -274,9 +294,9 @@ def single(args: argparse.Namespace, settings: dict) -> Callable[[], None]:
     return answer
 
 
-def checked_plan(args: argparse.Namespace, settings: dict, length: int | None = None) -> Settings:
-    """The settings of all strategies, once all settings are checked; a guide has only a name so far."""
-    return plan(args.strategy, settings | dict.fromkeys({"guide"} & set(settings)), length)[1]
+def checked_plan(args: argparse.Namespace, settings: dict, length: int | None = None) -> tuple[Strategy, Settings]:
+    """The strategy and the settings of all strategies, both checked; a guide has only a name so far."""
+    return plan(args.strategy, settings | dict.fromkeys({"guide"} & set(settings)), length)
 
 
 def open_model(args: argparse.Namespace, settings: dict, load: Callable[[], LLaDA]) -> LLaDA:

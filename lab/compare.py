@@ -1,22 +1,23 @@
 """Strategies side by side on problems whose answers can be checked: `python -m lab.bench compare` and `delayed`.
 
 A contender is a strategy with settings, written `fast-dllm:cache=dual:threshold=0.8`. All contenders decode the same held-out problems in
-turn, batch by batch, so that their ratios hold on a machine whose speed drifts.
+turn, batch by batch, so that their ratios hold on a machine whose speed drifts. One contender is no strategy: the greedy oracle.
 """
 
 import argparse
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from dllm import Settings, decode, find_builder, generate, options, plan
+from dllm import Result, Rule, Scores, Settings, Strategy, Window, decode, find_builder, generate, options, plan, rank
 from lab import parallel
 from lab.command_line import load_guide, made_for, use_threads
 from lab.report import about, table
@@ -43,13 +44,16 @@ class Contender:
     settings: dict
     label: str
     family: str
+    generate: Callable[..., Result] = generate
 
 
 def contender(text: str) -> Contender:
-    """Read `strategy:setting=value:...`; ValueError naming what is unknown. The strategy may be FILE.py:RULE."""
+    """Read `strategy:setting=value:...`; ValueError naming what is unknown. The strategy may be FILE.py:RULE, or the greedy oracle."""
     name, *pairs = text.split(":")
     if name.endswith(".py") and pairs:
         name = f"{name}:{pairs.pop(0)}"
+    if name == "greedy-oracle":  # of what fast-dllm decodes with the same settings, by default one token a forward
+        return replace(contender(":".join(["fast-dllm:threshold=none", *pairs])), label=text, family=text, generate=greedy_oracle)
     takes, settings = options(Settings) | options(find_builder(name)), {}
     takes.pop("guide", None)  # which is the embedded one
     for pair in pairs:
@@ -64,9 +68,41 @@ def contender(text: str) -> Contender:
     return Contender(name, settings, text, text)
 
 
+def knowing(reference: Tensor) -> Rule:
+    """Commit every token that is the reference's, int64 [B, S]; where none is, write the reference's at the surest position.
+
+    Learn2PD's "extremely greedy parallel" (arXiv 2509.25188), whose code pastes the block where it is stuck. Writing what is wrong instead,
+    because it is the surest, would lose the reference: what is right now may not be once the order has changed.
+    """
+
+    def rule(scores: Scores, candidates: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+        final = reference[window.live, window.start : window.end].view_as(candidates)
+        right = candidates & (scores.token == final)
+        surest = candidates & (rank(scores.doubt, candidates) == 0)
+        return torch.where(right.any(-1, keepdim=True), right, surest), final
+
+    return rule
+
+
+def with_oracle(model, prompts, strategy: str | Strategy, **settings) -> tuple[Result, Strategy, dict]:
+    """What the strategy decodes, and the strategy and settings that decode the same again, knowing it."""
+    reference = generate(model, prompts, strategy, **settings)
+    known, chosen = plan(strategy, settings)
+    return reference, replace(known, rule=knowing(reference.tokens)), asdict(replace(chosen, steps=None))
+
+
+def greedy_oracle(model, prompts, strategy: str | Strategy, **settings) -> Result:
+    """The tokens of a strategy in about as few forwards as any order allows, counted without those in which they were found out first.
+
+    A line to compare with and no bound: which tokens are right depends on what was written before, and another order may need fewer.
+    """
+    _, known, settings = with_oracle(model, prompts, strategy, **settings)
+    return generate(model, prompts, known, **settings)
+
+
 def sweep(of: Contender, gen_length: int) -> list[Contender]:
     """The same contender at several values of its main setting; itself if it has none."""
-    if of.strategy not in SWEEPS:
+    if of.strategy not in SWEEPS or of.generate is not generate:
         return [of]
     name, values = SWEEPS[of.strategy]
     values = [gen_length // value for value in values] if name == "steps" else values
@@ -113,7 +149,7 @@ def encode(tokenizer, chosen: list[Problem]) -> list[list[int]]:
     return [tokenizer.encode_chat([{"role": "user", "content": p.prompt}]) for p in chosen]
 
 
-def answer(model, tokenizer, chosen: list[Problem], strategy: str, **settings):
+def answer(model, tokenizer, chosen: list[Problem], strategy: str, generate: Callable[..., Result] = generate, **settings):
     """Decode a batch of problems in the chat template; returns the Result and how many answers the checker accepts."""
     result = generate(model, encode(tokenizer, chosen), strategy, **settings)
     texts = [tokenizer.decode(result.answer(row), skip_special_tokens=False) for row in range(len(chosen))]
@@ -169,7 +205,7 @@ def compare(args: argparse.Namespace) -> None:
             for chosen in islice(batches(args, task), parallel.rank(), None, parallel.processes()):
                 for c in contenders:
                     settings = {"gen_length": args.gen_length} | c.settings | guides[c.strategy]
-                    scores[task][c.label].add(*answer(*load(c.strategy), chosen, c.strategy, **settings))
+                    scores[task][c.label].add(*answer(*load(c.strategy), chosen, c.strategy, c.generate, **settings))
                     bar.update(len(chosen) * parallel.processes())
     everyone = parallel.gathered(scores)
     scores = {task: {label: sum((each[task][label] for each in everyone), Score()) for label in scores[task]} for task in tasks}

@@ -6,11 +6,13 @@ Each observer takes an iterator of steps and passes it on, and is imported only 
 from argparse import Namespace
 from collections.abc import Iterator
 
-from dllm import Canvas, Step, find_builder, options, require
+from dllm import Canvas, Step, Strategy, find_builder, options, require
 
 
-def check_flags(args: Namespace) -> None:
+def check_flags(args: Namespace, strategy: Strategy) -> None:
     """Raise ValueError, naming the flag, for what could not be watched or written."""
+    if strategy.search:
+        raise ValueError(f"{args.strategy} decodes several canvases: --watch, --explain and --trace follow one")
     require(args.watch is None or 0 <= args.watch <= 60, "watch", args.watch, "0 to 60 seconds")
     if args.trace is not None:
         from lab.trace import check_path

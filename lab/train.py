@@ -1,4 +1,4 @@
-"""Train the tiny model: `python -m lab.train`; its autoregressive twin: `... ar`; its D2F student: `... d2f` (lab/ar.py and lab/d2f.py say how).
+"""Train the tiny model: `python -m lab.train`; its autoregressive twin, D2F student or filter: `... ar`, `... d2f`, `... filter`.
 
 Every answer token is supervised first, then LLaDA's masked-diffusion objective takes over:
 
@@ -516,6 +516,8 @@ def train_together(s: Run, job: Job) -> nn.Module:
 def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     job = JOB
+    if arguments[:1] == ["filter"]:  # minutes of another kind, and no Job
+        return importlib.import_module("lab.filter").main(arguments[1:])
     if arguments[:1] in (["ar"], ["d2f"]):
         job, arguments = importlib.import_module(f"lab.{arguments[0]}").JOB, arguments[1:]
     parser = Parser(prog="lab.train", description=__doc__.splitlines()[0], allow_abbrev=False)

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # so that a bare `pytest` finds the project, too
 
-from load_weights import save_model
+from load_weights import save_filter, save_model
 from model import Config, LLaDA
 
 torch.set_num_threads(1)  # these models are so small that a second thread only waits
@@ -41,6 +42,19 @@ def random_model(seed: int, n_layers: int = 2, n_kv_heads: int = 4, max_sequence
             fan_in = 1 if name == "wte.weight" else weight.shape[1]
             weight.copy_(torch.randn(weight.shape, generator=generator) * gain / math.sqrt(fan_in))
     return model
+
+
+FILTERS = tempfile.TemporaryDirectory()  # removed when the tests end
+
+
+def random_filter(k: int, seed: int = 0) -> str:
+    """A file with a filter for blocks of k tokens that likes sure tokens, and looks at their neighbours, too."""
+    file = Path(FILTERS.name, f"{k}-{seed}.safetensors")
+    if not file.exists():
+        generator = torch.Generator().manual_seed(seed)
+        draw = lambda *shape: torch.randn(*shape, generator=generator) / k**0.5  # noqa: E731
+        save_filter([torch.eye(k) + 0.3 * draw(k, k), 0.1 * draw(k), 6 * torch.eye(k) + draw(k, k), draw(k) - 4], file)
+    return str(file)
 
 
 def random_prompt(seed: int, length: int) -> list[int]:

@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 import torch
-from conftest import EOS, MASK, random_model, random_prompt
+from conftest import EOS, MASK, random_filter, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,20 +49,26 @@ CASES = [
     *[("apd", GUIDE | {"recompute": w, "lookahead": m, "share": r}) for w, m, r in ((16, 100, 0.7), (2, 5, 0.9), (None, 8, 0.5))],
     ("apd", GUIDE | {"lookahead": 8, "cfg_scale": 0.7}),
     *[("guided", GUIDE | {"recompute": w, "lookahead": m, "top": k}) for w, m, k in ((0, 32, 5), (3, 4, 20), (None, 8, 1))],
+    *[("learn2pd", {"cache": cache, "filter": random_filter(8), "tau": 0.5}) for cache in CACHES],
+    *[("prism", {"cache": cache, "threshold": 0.5, "n": 4, "k": 2, "interval": 1, "search_to": 1.0}) for cache in CACHES],
+    ("prism", {"cache": "dual", "n": 3, "k": 1, "threshold": None, "cfg_scale": 0.7, "interval": 2, "decay": 1.2}),
     ("ar", {"block_length": 1}),
 ]
 REVISING = ("saber", "editing")  # which write to a cell more than once
 DRAFTING = ("freedave", "spiffy", "swift")  # whose forwards compute more than one canvas, and not every commit has one
 GUIDED = ("apd", "guided")  # whose forwards are two, one of another model
 TWICE = ("swift", *GUIDED)  # which may run two forwards for a token
+SEARCHING = ("prism",)  # which decode several canvases
 case = st.sampled_from(CASES)
+one_canvas = st.sampled_from([case for case in CASES if case[0] not in SEARCHING])
 seeds = st.integers(0, 10_000)
 LENGTHS = {"gen_length": 24, "block_length": 8}
+GREEDY = {"temperature": 0.0}  # also where a strategy samples by default
 
 
 def run(model_seed: int, strategy, *prompts, layers: int = 2, **settings):
     prompts = list(prompts) or [random_prompt(model_seed, 5 + model_seed % 7)]
-    return generate(random_model(model_seed, n_layers=layers), prompts, strategy, **LENGTHS | settings)
+    return generate(random_model(model_seed, n_layers=layers), prompts, strategy, **LENGTHS | GREEDY | settings)
 
 
 def answers(result) -> list[list[int]]:
@@ -88,7 +94,7 @@ def test_no_mask_is_left_and_the_prompt_is_untouched(seed, case, eos, temperatur
     result = run(seed, strategy, prompt, eos=eos, temperature=temperature, **settings)
     assert result.tokens[0, : len(prompt)].tolist() == prompt
     assert MASK not in answers(result)[0]
-    assert result.forwards == [result.nfe] and result.nfe <= (48 if strategy in TWICE else 24)
+    assert result.forwards == [result.nfe] and (result.nfe <= (48 if strategy in TWICE else 24) or strategy in SEARCHING)
     assert eos != "suppress" or EOS not in answers(result)[0]
 
 

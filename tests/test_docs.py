@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import random_filter
 
 import dllm
 from lab import bench, browser, calibrate, command_line, gallery, trace
@@ -99,6 +100,8 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
     if words[1] == "dllm.py" and "--strategy" in words and not command_line.has_weights(words[words.index("--strategy") + 1]):
         words += ["--model", str(command_line.TINY)]
         words += ["--guide", str(command_line.TINY)] if command_line.guide_for(words[words.index("--strategy") + 1]) else []
+        if words[words.index("--strategy") + 1] == "learn2pd":
+            words += ["--filter", random_filter(32)]
     if "--plot" in words:
         pytest.importorskip("matplotlib")
         words[words.index("--plot") + 1] = str(tmp_path / "plot.png")

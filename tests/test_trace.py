@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EOS, MASK, random_model, random_prompt
+from conftest import EOS, MASK, random_filter, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 from test_command_line import SHORT, run
-from test_dllm import DRAFTING, GUIDED, LENGTHS, REVISING, case, seeds
+from test_dllm import DRAFTING, GUIDED, LENGTHS, REVISING, SEARCHING, one_canvas, seeds
 
 import dllm
 from lab import command_line
@@ -37,7 +37,7 @@ def recorded(stream, canvas, path, row=0) -> list[dict]:
     return traces.read(path)
 
 
-@given(seeds, case, st.sampled_from([None, "stop", "defer"]), st.sampled_from([0.0, 0.8]), st.integers(0, 1))
+@given(seeds, one_canvas, st.sampled_from([None, "stop", "defer"]), st.sampled_from([0.0, 0.8]), st.integers(0, 1))
 def test_a_trace_replays_to_the_tokens_of_the_run(tmp_path_factory, seed, case, eos, temperature, row):
     """Would catch a write that is missing from the record (an EOS that fills the rest), a wrong slot, and a trace that changes the run."""
     strategy, settings = case
@@ -54,7 +54,7 @@ def test_a_trace_replays_to_the_tokens_of_the_run(tmp_path_factory, seed, case, 
     assert (strategy in DRAFTING or len(records) - 1 <= plain.nfe) and records[-1]["nfe"] <= plain.nfe
 
 
-@given(seeds, case)
+@given(seeds, one_canvas)
 def test_a_record_says_what_the_step_said(tmp_path_factory, seed, case):
     """Would catch a record whose rows, ranges, candidates, confidences or likeliest tokens are those of another step or slot."""
     strategy, settings = case
@@ -137,11 +137,12 @@ def test_the_header_says_what_was_run(saved, capsys, tmp_path):
     assert len(forwards) <= 16 and all(record["ms"] > 0 for record in forwards)
 
 
-@pytest.mark.parametrize("strategy", dllm.STRATEGIES)
+@pytest.mark.parametrize("strategy", [name for name in dllm.STRATEGIES if name not in SEARCHING])
 def test_looking_changes_no_token_and_no_counter(saved, capsys, tmp_path, strategy):
     """Would catch a flag that costs a forward, a draw of the generator, or a word on stdout."""
     lengths = ["--gen-length", 16] + ["--block-length", 8] * (strategy not in ("ar", *GUIDED)) + ["--guide", saved] * (strategy in GUIDED)
-    command = ["--model", saved, "--prompt", "hello", "--strategy", strategy, "--temperature", 0.7, "--json", *lengths]
+    own = ["--filter", random_filter(8)] if strategy == "learn2pd" else []
+    command = ["--model", saved, "--prompt", "hello", "--strategy", strategy, *own, "--temperature", 0.7, "--json", *lengths]
     plain = run(capsys, *command)
     for flags in (["--trace", tmp_path / "run.jsonl"], ["--trace", tmp_path / "run.html"], ["--explain"], ["--watch", 0]):
         out, err, code = run(capsys, *command, *flags)

@@ -22,7 +22,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.style import Style
 from test_command_line import SHORT, run
-from test_dllm import DRAFTING, GUIDED, LENGTHS, case, seeds
+from test_dllm import DRAFTING, GUIDED, LENGTHS, one_canvas, seeds
 
 import dllm
 from lab import watch
@@ -136,7 +136,7 @@ def test_a_long_answer_follows_the_open_block():
 # --- in words ----------------------------------------------------------------------------------------------------------------------------
 
 
-@given(seeds, case)
+@given(seeds, one_canvas)
 def test_the_sentence_agrees_with_the_step(seed, case):
     """Would catch numbers that are another step's, or counted otherwise than the rule counts."""
     strategy, settings = case

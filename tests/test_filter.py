@@ -1,0 +1,236 @@
+"""Learn2PD: what the filter is shown and what follows from it, the greedy oracle it learns from, and its file."""
+
+import pytest
+import torch
+from conftest import MASK, random_filter, random_model, random_prompt
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from test_dllm import CACHES, GREEDY, LENGTHS, answers, committed, run, same, seeds
+
+import dllm
+from dllm import Scores, Strategy, decode
+from lab import command_line, compare, filter, train
+from load_weights import FILTER_PARTS, load_filter, save_filter
+
+FILTER = random_filter(8)
+
+
+# --- the rule
+
+
+def test_the_rule_is_two_layers_on_the_confidences_of_a_block():
+    """Would catch layers that are swapped or transposed, a missing bias, and a written cell that is shown as anything but sure."""
+    weight = torch.zeros(8, 8)
+    weight[2, 5] = 10.0  # cell 2 is accepted for what cell 5 shows
+    parts = [torch.eye(8), torch.full((8,), -0.25), weight, torch.full((8,), -2.0)]
+    bias = lambda confidence: 1 / (1 + torch.exp(torch.tensor(2 - 10 * (confidence - 0.25))))  # noqa: E731
+    odds = [0.5, 0.5, 0.5, 0.5, 0.5, 0.75, 0.5, 0.5]
+    assert committed(dllm.learned(parts, bias(0.75) - 1e-4), confidence=odds) == [2]
+    assert committed(dllm.learned(parts, bias(0.75) + 1e-4), confidence=odds) == []
+    assert committed(dllm.learned(parts, bias(1.0) - 1e-4), confidence=odds, masked=[2, 3]) == [2]  # cell 5 is written now
+
+
+@given(seeds, st.sampled_from(CACHES), st.sampled_from([1.0, 1.5]))
+def test_a_tau_of_one_commits_one_token_a_forward(seed, cache, tau):
+    """Would catch a rule that accepts what is as sure as tau: a sigmoid is 1.0 in float32 long before it is in truth."""
+    sure = [torch.eye(8), torch.zeros(8), torch.zeros(8, 8), torch.full((8,), 99.0)]
+    vanilla = run(seed, "fast-dllm", threshold=None, cache=cache)
+    assert same(run(seed, Strategy(dllm.learned(sure, tau), dllm.cached(cache), dllm.serial)), vanilla)
+    assert same(run(seed, "learn2pd", filter=FILTER, tau=tau, cache=cache, eos="fill"), vanilla)
+
+
+def test_a_filter_differs_from_a_threshold():
+    """Negative control for the test above, and for a filter that is loaded and not asked."""
+    runs = [run(seed, "learn2pd", filter=FILTER, tau=0.5, cache="none", eos="fill") for seed in range(8)]
+    vanilla = [run(seed, "llada") for seed in range(8)]
+    assert sum(a.nfe < b.nfe for a, b in zip(runs, vanilla)) >= 6
+    assert sum(not a.tokens.equal(b.tokens) for a, b in zip(runs, vanilla)) >= 4
+    others = [run(seed, "learn2pd", filter=random_filter(8, 1), tau=0.5, cache="none", eos="fill") for seed in range(8)]
+    assert sum(a.nfe != b.nfe for a, b in zip(runs, others)) >= 3
+
+
+@given(seeds)
+def test_it_works_in_a_pipeline_and_with_drafts(seed):
+    """Would catch a filter that is called for several blocks at once, and logits that drafts change."""
+    rule = dllm.learned(load_filter(FILTER), 0.5)
+    steps = list(decode(random_model(seed), random_prompt(seed, 5), Strategy(rule, dllm.block_causal, dllm.pipeline(0.1, 0.95)), **LENGTHS))
+    assert not (steps[-1].x == MASK).any()
+    for step in steps:
+        lines = [t.unflatten(1, (-1, 8)) for t in (*step.scores, step.candidates, step.commit)]
+        for n in range(lines[0].shape[1]):
+            *scores, candidates, commit = (line[:, n] for line in lines)
+            accepted = rule(Scores(*scores), candidates, step.window) & candidates
+            assert commit.equal(accepted) or (not accepted.any() and commit.sum() <= 1)
+    drafted = Strategy(rule, dllm.cached("dual"), dllm.serial, ahead=dllm.Ahead(dllm.chain(4)))
+    assert run(seed, drafted).tokens.equal(run(seed, Strategy(rule, dllm.cached("dual"), dllm.serial)).tokens)
+
+
+# --- the greedy oracle
+
+
+@given(seeds, st.sampled_from(CACHES), st.sampled_from(["fill", "stop"]))
+def test_the_greedy_oracle_is_exact(seed, cache, eos):
+    """Would catch a fallback that writes what is wrong, and a reference that is read at the wrong slot of a padded row."""
+    prompts = [random_prompt(seed, 7), random_prompt(seed + 1, 4)]
+    model, settings = random_model(seed), LENGTHS | {"cache": cache, "threshold": None, "eos": eos}
+    plain = dllm.generate(model, prompts, "fast-dllm", **settings)
+    known = compare.greedy_oracle(model, prompts, "fast-dllm", **settings)
+    assert known.tokens.equal(plain.tokens)
+    assert all(a <= b for a, b in zip(known.forwards, plain.forwards))
+
+
+def test_the_greedy_oracle_is_fast_and_would_go_wrong_with_the_usual_fallback():
+    """Negative control: where nothing is right, writing the surest token loses the reference on some models; and much is right at once."""
+    lost, saved = 0, 0
+    for seed in range(12):
+        reference, known, settings = compare.with_oracle(random_model(seed), [random_prompt(seed, 6)], "llada", **LENGTHS)
+
+        def usual(scores, candidates, window, final=reference.tokens):
+            return scores.token == final[window.live, window.start : window.end]
+
+        model = random_model(seed), [random_prompt(seed, 6)]
+        lost += not dllm.generate(*model, Strategy(usual, dllm.full, dllm.serial), **LENGTHS).tokens.equal(reference.tokens)
+        saved += dllm.generate(*model, known, **settings).nfe <= 22
+    assert lost >= 6 and saved >= 10
+
+
+def test_the_greedy_oracle_commits_all_that_is_right():
+    """Would catch a commit of something wrong, and a right token that is left."""
+    stuck = 0
+    for seed in range(4):
+        reference, known, settings = compare.with_oracle(random_model(seed), [random_prompt(seed, 6)], "llada", **LENGTHS)
+        for step in decode(random_model(seed), random_prompt(seed, 6), known, **settings):
+            final = reference.tokens[:, step.window.start : step.window.end]
+            right = step.candidates & (step.scores.token == final)
+            stuck += not right.any()
+            assert step.commit.equal(right) if right.any() else step.commit.sum() == 1
+            assert step.token[step.commit].equal(final[step.commit])
+    assert stuck
+
+
+def test_the_bench_takes_the_oracle_for_a_contender():
+    """Would catch an oracle that is another strategy's, or is counted with the forwards that found the reference."""
+    oracle = compare.contender("greedy-oracle:cache=dual")
+    assert (oracle.strategy, oracle.label) == ("fast-dllm", "greedy-oracle:cache=dual")
+    assert oracle.settings == {"threshold": None, "cache": "dual"} and oracle.generate is compare.greedy_oracle
+    assert compare.sweep(oracle, 64) == [oracle]
+    with pytest.raises(ValueError, match="no setting=value"):
+        compare.contender("greedy-oracle:tau=1")
+
+
+# --- its training
+
+
+def test_pairs_are_what_the_oracle_came_across():
+    """Would catch labels of another step, of written cells, or rows that only wait for others."""
+    model, prompts = random_model(1), [random_prompt(1, 6), random_prompt(2, 3)]
+    settings = {"threshold": None, "cache": "none", **LENGTHS}
+    pairs = filter.observe(model, prompts, settings)
+    confidence, masked, right = pairs.unbind(1)
+    known = compare.greedy_oracle(model, prompts, "fast-dllm", **settings)
+    assert pairs.shape == (sum(known.forwards), 3, 8) and set(masked.unique().tolist()) == {0, 1}
+    assert confidence.min() > 0 and confidence[masked > 0].quantile(0.1) < 0.5 < confidence[masked > 0].quantile(0.9)
+    written = [int(((m > 0) & (r > 0)).sum()) or 1 for m, r in zip(masked, right)]
+    assert sum(written) == 2 * 24  # each forward writes what is right, or one token
+
+
+def pairs_of(accept, n: int = 400) -> torch.Tensor:
+    """Random pairs in which a masked cell is right where `accept` says so."""
+    generator = torch.Generator().manual_seed(0)
+    confidence, masked = torch.rand(n, 8, generator=generator), torch.rand(n, 8, generator=generator) < 0.7
+    return torch.stack((confidence, masked, accept(torch.where(masked, confidence, 1.0)) & masked), 1)
+
+
+def test_a_filter_learns_what_a_threshold_cannot():
+    """Would catch labels and inputs that are mixed up, and written cells that are learned: right is who has a sure left neighbour."""
+    pairs = pairs_of(lambda seen: torch.cat((torch.ones(len(seen), 1), seen[:, :-1]), 1) > 0.5)
+    network = filter.fit(pairs[:300], filter.Settings(steps=400, block_length=8, adam=1e-2))
+    accepted, wrong, plain = filter.judge(network, pairs[300:], 0.5)
+    assert 0.6 < accepted < 0.85 and wrong < 0.15 and plain > 0.25
+    rule = dllm.learned(list(network.parameters()), 0.5)
+    assert committed(rule, confidence=[0.1, 0.9, 0.2, 0.1, 0.1, 0.95, 0.1, 0.1]) == [0, 2, 6]
+
+
+def test_one_command_makes_a_file_that_learn2pd_reads(tmp_path, capsys, monkeypatch):
+    """Would catch a format that only one of the two knows, half a file, and mistakes that end in a traceback or after the work."""
+    file = tmp_path / "filter.safetensors"
+    short = [f"--out={file}", "--limit=2", "--steps=20", "--gen-length=8", "--block-length=8", f"--model={command_line.TINY}"]
+    train.main(["filter", *short])
+    assert f"wrote {file}" in capsys.readouterr().err and [other.name for other in tmp_path.iterdir()] == [file.name]
+    assert dllm.build("learn2pd", filter=str(file)).only_length == 8
+    first = load_file(file)
+    train.main(["filter", *short])
+    assert all(tensor.equal(first[name]) for name, tensor in load_file(file).items())  # the same seed, the same filter
+    capsys.readouterr()
+    monkeypatch.setattr(filter, "load_model", lambda source: pytest.fail("worked before it had checked"))
+    for flags, message in [
+        ([*short, "--limit=0"], "limit is 0, expected 1 or more"),
+        ([*short, "--adam=nan"], "adam is nan"),
+        ([*short, "--cache=triple"], "cache is 'triple', expected one of none, prefix, dual"),
+        ([*short, "--gen-length=12"], "gen_length 12 is not a multiple of block_length 8"),
+        ([*short, f"--out={tmp_path}/no/filter"], "expected a file in a folder that is there"),
+        ([*short, f"--out={tmp_path}"], "expected a file in a folder that is there"),
+        (["--width=3"], "unrecognized arguments: --width=3"),
+    ]:
+        with pytest.raises(SystemExit) as exit:
+            train.main(["filter", *flags])
+        err = capsys.readouterr().err
+        assert exit.value.code == 2 and err.count("\n") == 1 and message in err
+
+
+# --- its file
+
+
+def test_a_filter_is_tied_to_its_block_length(tmp_path):
+    """Would catch a filter that is cut or stretched."""
+    assert run(0, "learn2pd", filter=FILTER, block_length=None).tokens.shape[1] > 0
+    assert dllm.plan("learn2pd", {"filter": FILTER})[1].block_length == 8
+    for k in (4, 24):
+        with pytest.raises(ValueError, match=f"block_length is {k}, expected 8, which is what this strategy was trained for"):
+            run(0, "learn2pd", filter=FILTER, block_length=k)
+    with pytest.raises(ValueError, match="block_length is 8, expected 1, which"):
+        run(0, "ar")
+
+
+def test_a_file_that_is_no_filter_is_refused_in_one_line(tmp_path, capsys):
+    """Would catch a traceback, or a decode with half a filter."""
+    good, bad = dict(zip(FILTER_PARTS, load_filter(FILTER))), str(tmp_path / "bad.safetensors")
+    assert [tuple(part.shape) for part in good.values()] == [(8, 8), (8,), (8, 8), (8,)]
+    broken = [
+        {},
+        {name: good[name] for name in FILTER_PARTS[:3]},
+        good | {"more": torch.zeros(1)},
+        good | {"out.weight": torch.zeros(8, 4)},
+        good | {"hidden.weight": torch.zeros(8)},
+        good | {"hidden.weight": torch.tensor(1.0)},
+        good | {"out.bias": torch.full((8,), torch.nan)},
+    ]
+    for tensors in broken:
+        save_file(tensors, bad)
+        with pytest.raises(ValueError, match="filter .* does not hold just hidden.weight, hidden.bias|holds NaN or infinity"):
+            dllm.build("learn2pd", filter=bad)
+    (tmp_path / "bad.safetensors").write_bytes(b"{}")
+    for file, message in (
+        (bad, "truncated or not a safetensors file"),
+        (str(tmp_path), "there is no filter"),
+        ("nowhere", "lab.train filter"),
+    ):
+        with pytest.raises(SystemExit) as exit:
+            command_line.main(["--prompt", "a", "--strategy", "learn2pd", "--filter", file])
+        err = capsys.readouterr().err
+        assert exit.value.code == 2 and err.count("\n") == 1 and message in err
+
+
+def test_without_its_filter_the_strategy_is_not_ready(monkeypatch, tmp_path):
+    """Would catch a default comparison that stops at a filter that was never trained."""
+    monkeypatch.setattr(command_line, "FILTER", tmp_path / "none")
+    assert not command_line.has_weights("learn2pd") and command_line.has_weights("llada")
+    save_filter(load_filter(FILTER), tmp_path / "none")
+    assert command_line.has_weights("learn2pd")
+
+
+def test_answers_stop_at_the_block_with_eos():
+    """Would catch a default other than the paper's end-of-text prediction comes down to."""
+    stopped = run(3, "learn2pd", filter=FILTER, tau=0.5, **GREEDY)
+    assert answers(stopped) == answers(run(3, "learn2pd", filter=FILTER, tau=0.5, eos="stop"))
