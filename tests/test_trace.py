@@ -76,7 +76,9 @@ def test_a_record_says_what_the_step_said(tmp_path_factory, seed, case):
             assert [p for _, p in top] == pytest.approx(probabilities.sort(descending=True).values[: len(top)].tolist(), rel=1e-3)
             assert all(probabilities[i].item() == pytest.approx(p, rel=1e-3) for i, p in top) and MASK not in [i for i, _ in top]
             assert {str(i) for i, _ in top} | {str(token)} <= set(told)
-        assert {slot for slot, _ in record["writes"]} >= {c + step.window.start for c in step.commit[0].nonzero()[:, 0].tolist()}
+        assert {slot for slot, _ in record["writes"] + record["unwrites"]} >= {
+            c + step.window.start for c in step.commit[0].nonzero()[:, 0].tolist()
+        }
 
 
 def take_back(canvas, seed: int):
