@@ -39,4 +39,8 @@ def loss(s: Settings, step: int, model: LLaDA, batch: Batch, rng: torch.Generato
     return next_token_loss(model, batch)
 
 
-JOB = Job(Settings, begin, loss, learning_rate, lambda s, step: "next token", partial(save, "ar"))
+def label(s: Settings, step: int) -> str:
+    return "next token"
+
+
+JOB = Job(Settings, begin, loss, learning_rate, label, partial(save, "ar"))  # which every process is sent: no lambda can be

@@ -1,9 +1,11 @@
 """The autoregressive twin: it predicts the next token from those before it, and decodes with --strategy ar."""
 
+import pickle
+
 import pytest
 import torch
 from conftest import random_model, random_prompt
-from lab import ar, train
+from lab import ar, d2f, train
 from lab.train import collate
 
 import dllm
@@ -34,3 +36,9 @@ def test_it_is_a_job_of_lab_train_that_leaves_a_model(tmp_path):
     model, tokenizer = load_model(tmp_path / "out"), load_tokenizer(tmp_path / "out")
     result = dllm.generate(model, tokenizer.encode_chat([{"role": "user", "content": "3 + 4"}]), "ar", gen_length=8)
     assert result.nfe <= 8 and model.config.mask_token_id not in result.tokens
+
+
+@pytest.mark.parametrize("job", [train.JOB, ar.JOB, d2f.JOB], ids=["tiny", "ar", "d2f"])
+def test_every_job_can_be_sent_to_another_process(job):
+    """Would catch a lambda in a job, with which training in several processes cannot begin."""
+    assert pickle.loads(pickle.dumps(job)).settings is job.settings
