@@ -382,7 +382,7 @@ def prepare(model: LLaDA, prompt, strategy: "str | Strategy", settings: dict, te
 class Canvas:
     """A decode under way: prompt and answer of a batch, and which rows are unfinished. The answer starts as masks, or as a template."""
 
-    def __init__(self, model: LLaDA, prompts: list[list[int]], strategy: Strategy, settings: Settings, templates: list[list[int]]):
+    def __init__(self, model: LLaDA, prompts: list[list[int]], strategy: Strategy, settings: Settings, templates: Sequence = ()):
         self.model, self.strategy, self.settings = model, strategy, settings
         self.mask_id, self.eos_id = model.config.mask_token_id, model.config.eos_token_id
         self.eos = settings.eos or ("suppress" if templates else strategy.eos)
