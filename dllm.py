@@ -320,7 +320,8 @@ def forward(
     own, mask = twice(look.own), twice(look.mask) if look.mask is not None and look.mask.dim() == 4 else look.mask
     added = None if s.soft is None else twice(s.soft[s.live][:, look.query]) * (ids == s.mask_id)[..., None]  # [b, Q, C]
     cache = None if visible is None else cache
-    logits = model(ids, look.query, visible, mask, cache, scored, start, own, look.measure, look.renew, skip, added)
+    rare = {"measure": look.measure, "renew": look.renew, "skip": skip, "added": added}  # what one strategy each asks for
+    logits = model(ids, look.query, visible, mask, cache, scored, start, own, **rare)
     if scale:
         guided, unguided = logits.chunk(2)
         logits = unguided + (scale + 1) * (guided - unguided)

@@ -63,7 +63,7 @@ def test_sparse_keeps_what_was_asked_for_most():
     canvas = dllm.Canvas(random_model(0), [[1, 2, 3]], dllm.build("sparse"), dllm.Settings(gen_length=5, block_length=1))
     canvas.cache = canvas.model.new_cache(1, 8)
     canvas.cache.demand[:] = torch.tensor([[[1.0, 5, 0, 99, 99, 2, 4, 3]], [[6.0, 0, 1, 99, 99, 2, 3, 0]]])
-    window = dllm.Window(3, 5, 2, 3, 3, None, torch.ones(1, 1, dtype=torch.bool), canvas.live)
+    window = dllm.Window(3, 5, 2, 3, 3, None, torch.ones(1, 1, dtype=torch.bool), canvas.live, canvas.turns)
     assert dllm.evicting(0.5, 1)(canvas, window).visible[:, 0].tolist() == [[1, 3, 4, 6, 7], [0, 3, 4, 5, 6]]
     # the slots outside are 0 1 2 5 6 7; with their neighbours they count 5 5 5 4 4 4 and 6 6 2 3 3 3, and slot 2 stands beside slot 5
     assert dllm.evicting(0.5, 3)(canvas, window).visible[:, 0].tolist() == [[0, 1, 2, 3, 4], [0, 1, 3, 4, 5]]
@@ -230,7 +230,7 @@ def test_an_oracle_can_be_decoded_with_any_cache(strategy):
     """Would catch an oracle that lacks a part of the network's interface; its block is recomputed as a whole, so that it stays right."""
     oracle = Oracle("brackets-8")
     settings = {"gen_interval_steps": 1} if strategy == "dllm-cache" else {}
-    result = dllm.generate(oracle, [oracle.encode("")] * 9, strategy, gen_length=8, block_length=8, temperature=1.0, **settings)
+    result = dllm.generate(oracle, [oracle.encode_chat([])] * 9, strategy, gen_length=8, block_length=8, temperature=1.0, **settings)
     assert oracle.contains(result.tokens[:, 1:]).all() or strategy == "d3llm"  # which writes several at once
 
 

@@ -187,7 +187,7 @@ def test_a_filter_is_tied_to_its_block_length(tmp_path):
     assert run(0, "learn2pd", filter=FILTER, block_length=None).tokens.shape[1] > 0
     assert dllm.plan("learn2pd", {"filter": FILTER})[1].block_length == 8
     for k in (4, 24):
-        with pytest.raises(ValueError, match=f"block_length is {k}, expected 8, which is what this strategy was trained for"):
+        with pytest.raises(ValueError, match=f"block_length is {k}, expected 8, which is what this strategy was made for"):
             run(0, "learn2pd", filter=FILTER, block_length=k)
     with pytest.raises(ValueError, match="block_length is 8, expected 1, which"):
         run(0, "ar")

@@ -26,7 +26,7 @@ class Bigram:
         self.table = torch.randn(VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 3
         self.table[:, MASK] = -9.0
 
-    def new_cache(self, batch: int, slots: int):
+    def new_cache(self, batch: int, slots: int, features: bool = False):
         return SimpleNamespace(keep=lambda rows: None)
 
     def __call__(self, ids, query, visible, mask, cache, rows, start=None):
@@ -42,10 +42,10 @@ class Drafter(Bigram):
         super().__init__(seed)
         self.noise = torch.randn(64, VOCABULARY, generator=torch.Generator().manual_seed(seed + 1)) * error
 
-    def new_cache(self, batch: int, slots: int) -> Memory:
+    def new_cache(self, batch: int, slots: int, features: bool = False) -> Memory:
         return Memory(batch, slots, MASK)
 
-    def __call__(self, ids, query, visible, mask, cache, rows, start=None, own=None, skip=(), added=None):
+    def __call__(self, ids, query, visible, mask, cache, rows, start=None, own=None, **rare):
         query = self.indices(query)
         cache = cache or Memory(len(ids), int(query[-1]) + 1, MASK)
         cache.tokens[:, query] = ids if own is None else torch.where(own, ids, cache.tokens[:, query])

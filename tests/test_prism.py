@@ -105,7 +105,7 @@ def test_the_least_sure_tokens_are_taken_back():
     canvas = dllm.prepare(random_model(0), [1, 2], "prism", LENGTHS | {"n": 2, "k": 1})
     canvas.x[:, 2:10] = torch.tensor([5, 5, MASK, 5, 5, 5, MASK, 5])
     canvas.doubt[:, 2:10] = torch.tensor([0.1, 0.9, 7.0, 0.2, 0.8, 0.3, 7.0, 0.7])  # the three least sure are cells 1, 4 and 7
-    window = dllm.Window(2, 10, 0, 2, 16, None, torch.ones(2, 1), canvas.live)
+    window = dllm.Window(2, 10, 0, 2, 16, None, torch.ones(2, 1), canvas.live, canvas.turns)
     canvas.x[1, 10:] = EOS  # filled in, since the block was full and held one
     draw = torch.tensor([[0.0, 0.9, 0.0, 0.0, 0.3, 0.0, 0.0, 0.2]] * 2)
     prism.mask_again(canvas, window, [1], 1, draw)
@@ -237,7 +237,7 @@ def test_what_cannot_be_searched_is_refused():
         (plain, dllm.full, dllm.serial, {"ahead": dllm.Ahead(dllm.chain(4))}),
         (plain, dllm.block_causal, dllm.pipeline(0.1, 0.9), {}),
     ]:
-        with pytest.raises(ValueError, match="a search copies canvases and their caches"):
+        with pytest.raises(ValueError, match="a search copies canvases and caches"):
             Strategy(rule, view, schedule, search=search, **more)
     for settings, message in [
         ({"n": 0}, "n is 0, expected at least 1"),
