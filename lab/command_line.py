@@ -262,8 +262,11 @@ def carry_out(parser: Parser, args: argparse.Namespace, settings: dict) -> None:
 
 def single(args: argparse.Namespace, settings: dict) -> Callable[[], None]:
     """Check all there is to check, and return what decodes one prompt, or one text with holes, and prints it."""
-    if args.infill is None:
-        checked_plan(args, settings)
+    strategy, _ = checked_plan(args, settings, None if args.infill is None else 1)  # its length is not known yet
+    if observed := args.explain or args.watch is not None or args.trace is not None:
+        from lab.observe import check_flags, observe
+
+        check_flags(args, strategy)
     text = read_prompt(args.prompt) if args.infill is None or args.prompt is not None else None
     tokenizer, config, load = find_model(args)
     holes = None
@@ -275,12 +278,7 @@ def single(args: argparse.Namespace, settings: dict) -> Callable[[], None]:
         ids = infill.beginning(tokenizer)
     else:
         ids = tokenizer.encode(text) if args.raw else tokenizer.encode_chat([{"role": "user", "content": text}])
-    strategy, chosen = checked_plan(args, settings, holes and len(holes))
-    if observed := args.explain or args.watch is not None or args.trace is not None:
-        from lab.observe import check_flags, observe
-
-        check_flags(args, strategy)
-    check_prompt(ids, config, chosen)
+    check_prompt(ids, config, checked_plan(args, settings, holes and len(holes))[1])
     model = open_model(args, settings, load)
     canvas = prepare(model, ids, args.strategy, settings, holes)
 

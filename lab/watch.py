@@ -84,16 +84,18 @@ class Observer:
         self.rows, self.seconds = self.rows + step.rows, self.seconds + step.seconds
         self.writes, self.unwrites = changes(before, self.ids, self.s.mask_id)
         self.proposed: dict[int, float] = {}  # the same for this step alone
+        self.committed: list[float] = []  # the confidences of what the rule wrote now; what an early end fills in is none of it
         if 0 in step.window.live:
             b = step.window.live.tolist().index(0)
             slots = step.candidates[b].nonzero()[:, 0] + step.window.start
             self.proposed = dict(zip(slots.tolist(), step.scores.confidence[b, step.candidates[b]].tolist()))
+            self.committed = sorted(step.scores.confidence[b, step.candidates[b] & step.commit[b]].tolist())
         self.confidence |= self.proposed
 
     def sentence(self) -> str:
         """In words: "step 7: 5 of 12 masked >= 0.90, committed 5 (0.91 to 1.00); block 2, rows 32 of 160"."""
         step, P, k = self.step, self.s.prompt_length, self.s.block_length
-        committed = sorted(self.proposed[slot] for slot, _ in self.writes if slot in self.proposed)
+        committed = self.committed
         parts = [f"step {step.nfe}: {self.passing()}", f"committed {len(committed)}"]
         if committed:
             low, high = f"{committed[0]:.2f}", f"{committed[-1]:.2f}"

@@ -411,7 +411,7 @@ def test_what_cannot_be_combined_is_refused():
     with pytest.raises(ValueError, match="drafts and softened masks cannot be combined"):
         Strategy(dllm.quota, dllm.full, dllm.serial, ahead=dllm.Ahead(dllm.chain(4)), soften=dllm.smoothing(0.1, 0.0, 0.1))
     with pytest.raises(ValueError, match="softened masks are mixtures of embeddings, and this model has none"):
-        decode(Oracle("bits-4"), Oracle("bits-4").encode("go"), "smoothing", gen_length=4, block_length=4)
+        decode(Oracle("bits-4"), Oracle("bits-4").encode_chat([]), "smoothing", gen_length=4, block_length=4)
     for view, schedule in ((dllm.delayed(8), dllm.serial), (dllm.block_causal, dllm.pipeline(0.1, 0.95))):
         with pytest.raises(ValueError, match="drafts need one block at a time"):
             Strategy(dllm.threshold_rule(0.5), view, schedule, ahead=dllm.Ahead(dllm.chain(4)))
