@@ -26,7 +26,6 @@ from dllm import (
     StepLimit,
     Strategy,
     check_prompt,
-    find_builder,
     finish,
     options,
     plan,
@@ -123,7 +122,7 @@ def made_for(strategy: str) -> tuple[Path, Path | None]:
 
 def guide_for(strategy: str) -> Path | None:
     """The embedded model that judges what the model writes, if a strategy has such a second one."""
-    return made_for("ar")[0] if "guide" in options(find_builder(strategy)) else None
+    return made_for("ar")[0] if strategy in STRATEGIES and "guide" in options(STRATEGIES[strategy]) else None
 
 
 def has_weights(strategy: str) -> bool:
