@@ -143,10 +143,15 @@ def load_guide(strategy: str, guide: str | None = None, device=None, dtype=None)
 
 def find_model(args: argparse.Namespace) -> tuple:
     """The tokenizer of --model, its config, and a function that loads it; an oracle is all of these itself."""
-    if (embedded := guide_for(args.strategy)) and not getattr(args, "guide", None) and not is_there(embedded):
-        raise ValueError(f"{args.strategy} needs a guide: give --guide, or train one by python -m lab.train ar")
+    if args.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # which the hub's library reads when it is first needed
+    if embedded := guide_for(args.strategy):
+        given = getattr(args, "guide", None)
+        if not given and not is_there(embedded):
+            raise ValueError(f"{args.strategy} needs a guide: give --guide, or train one by python -m lab.train ar")
+        load_config(given or embedded)  # is it there? Better asked before the model is loaded
     if args.model is None:
-        if not has_weights(args.strategy):
+        if not all(map(is_there, filter(None, made_for(args.strategy)))):
             raise ValueError(
                 f"{args.strategy} needs weights of its own: give --model, or train them by python -m lab.train {args.strategy}"
             )
@@ -160,8 +165,6 @@ def find_model(args: argparse.Namespace) -> tuple:
         oracle = Oracle(args.model.removeprefix("oracle:"))
         return oracle, oracle.config, lambda: oracle
     load = functools.partial(load_model, args.model, args.adapter, args.device, DTYPES.get(args.dtype), args.int8, args.split)
-    if args.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # which the hub's library reads when it is first needed
     return load_tokenizer(args.model), load_config(args.model), load
 
 
