@@ -37,7 +37,8 @@ def batch(args: Namespace, settings: dict) -> Callable[[], None]:
     require(size >= 1, "batch_size", size, "at least 1")
     lines = read_lines(args.prompts)
     check_out(args.prompts, args.out)
-    made_by = {"strategy": args.strategy, "settings": dict(settings), "model": args.model or "embedded", "adapter": args.adapter}
+    made_by = {"strategy": args.strategy, "settings": dict(settings), "model": args.model or "embedded"}
+    made_by |= {name: getattr(args, name) for name in ("adapter", "dtype", "int8", "raw")}
     tokenizer, config, load = find_model(args)
     answered, whole = read_answers(args.out, made_by)
     encode = (

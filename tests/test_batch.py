@@ -113,7 +113,9 @@ def test_an_output_of_something_else_is_left_as_it_is(saved, asked, capsys):
     for arguments, message in (
         (["--strategy", "llada"], "begun with strategy fast-dllm"),
         (["--threshold", "0.5"], "begun with settings"),
-        (["--raw", "--seed", "3"], "begun with settings"),
+        (["--seed", "3"], "begun with settings"),
+        (["--raw"], "begun with raw False, this is True"),
+        (["--int8"], "begun with int8 False, this is True"),
     ):
         _, err, code = ask(capsys, saved, asked, *arguments)
         assert code == 2 and message in err and err.count("\n") == 1 and path.read_bytes() == before

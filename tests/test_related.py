@@ -1,5 +1,7 @@
 """What the related systems promise, each with the equality that defines it and a control that shows where it differs."""
 
+import dataclasses
+
 import pytest
 import torch
 from conftest import MASK, random_model, random_prompt
@@ -205,6 +207,15 @@ def test_a_frozen_prefix_computes_the_prompt_once(seed):
     frozen, prefix = (run(seed, "fast-dllm", random_prompt(seed, 9), cache=cache, threshold=2.0) for cache in ("frozen", "prefix"))
     assert frozen.rows == 33 + 7 * 24 + 24 + 7 * 16 + 16 + 7 * 8  # a block's first forward takes the block before it along
     assert frozen.rows < prefix.rows
+
+
+@given(seeds)
+def test_a_prefix_that_is_never_frozen_is_no_cache(seed):
+    """Would catch an approximation beyond what is frozen: with nothing final, FreeCache recomputes and sees the whole canvas."""
+    frozen = dllm.cached("frozen")
+    never = lambda s, window: frozen(s, dataclasses.replace(window, stale=0))  # noqa: E731
+    one, other = (run(seed, Strategy(dllm.quota, view, dllm.serial)) for view in (never, dllm.full))
+    assert one.tokens.equal(other.tokens) and one.rows == other.rows
 
 
 @given(seeds)
