@@ -7,6 +7,7 @@ on where it was: each batch is on the disk before the next is begun, a torn last
 Under torchrun each process answers its share of the batches. Left out on purpose: several runs that write one file.
 """
 
+import functools
 import json
 import os
 import sys
@@ -41,9 +42,7 @@ def batch(args: Namespace, settings: dict) -> Callable[[], None]:
     made_by |= {name: getattr(args, name) for name in ("adapter", "dtype", "int8", "raw")}
     tokenizer, config, load = find_model(args)
     answered, whole = read_answers(args.out, made_by)
-    encode = (
-        (lambda text: tokenizer.encode(text)) if args.raw else (lambda text: tokenizer.encode_chat([{"role": "user", "content": text}]))
-    )
+    encode = tokenizer.encode if args.raw else lambda text: tokenizer.encode_chat([{"role": "user", "content": text}])
     questions, bad = read_questions(lines, encode, lambda ids: check_prompt(ids, config, chosen))
     if changed := [question.id for question in questions if answered.get(question.id, question.prompt) != question.prompt]:
         raise ValueError(f"{args.out} answers another prompt of the id {changed[0]!r}: give another --out")
@@ -60,24 +59,29 @@ def batch(args: Namespace, settings: dict) -> Callable[[], None]:
             Path(args.out).touch()
             os.truncate(args.out, whole)
         parallel.gathered(None)  # wait until it is there
-        share = groups[parallel.rank() :: parallel.processes()]
-        total = {"questions": 0, "forwards": 0, "rows": 0, "tokens": 0, "seconds": 0.0}
-        with open(args.out, "ab", buffering=0) as file, tqdm(total=sum(map(len, share)), unit=" prompts") as bar:
-            for group in share:
-                result = generate(model, [q.ids for q in group], args.strategy, **settings)
-                lines = [json.dumps(record(q, result, row, tokenizer) | made_by).encode() + b"\n" for row, q in enumerate(group)]
-                file.write(b"".join(lines))  # at once, so that the lines of several processes do not mix
-                os.fsync(file.fileno())
-                bar.update(len(group))
-                total = {name: value + result.counters().get(name, len(group)) for name, value in total.items()}
-        totals = parallel.gathered(total)
-        total = {name: sum(each[name] for each in totals) for name in total} | {"seconds": max(each["seconds"] for each in totals)}
+        decode = functools.partial(generate, model, strategy=args.strategy, **settings)
+        totals = parallel.gathered(work_off(groups[parallel.rank() :: parallel.processes()], args.out, decode, tokenizer, made_by))
+        total = {name: sum(each[name] for each in totals) for name in totals[0]} | {"seconds": max(each["seconds"] for each in totals)}
         total["tokens_per_second"] = total["tokens"] and round(total["tokens"] / total["seconds"], 1)
         tell(args, total | {"seconds": round(total["seconds"], 3), "bad_lines": len(bad)}, model.device, chosen.seed)
         if bad:
             sys.exit(1)
 
     return answer
+
+
+def work_off(groups: list[list[Question]], out: str, decode: Callable[[list], Result], tokenizer, made_by: dict) -> dict[str, float]:
+    """Answer one batch after the other, each on the disk before the next, and count what it took."""
+    total = {"questions": 0, "forwards": 0, "rows": 0, "tokens": 0, "seconds": 0.0}
+    with open(out, "ab", buffering=0) as file, tqdm(total=sum(map(len, groups)), unit=" prompts") as bar:
+        for group in groups:
+            result = decode([q.ids for q in group])
+            lines = [json.dumps(record(q, result, row, tokenizer) | made_by).encode() + b"\n" for row, q in enumerate(group)]
+            file.write(b"".join(lines))  # at once, so that the lines of several processes do not mix
+            os.fsync(file.fileno())
+            bar.update(len(group))
+            total = {name: value + result.counters().get(name, len(group)) for name, value in total.items()}
+    return total
 
 
 def record(question: Question, result: Result, row: int, tokenizer) -> dict:
