@@ -209,7 +209,7 @@ def peak_memory(device: torch.device) -> float | None:
 
 def check_flags(args: argparse.Namespace) -> None:
     """Raise ValueError for flags that do not go together."""
-    given = {flag for flag, value in vars(args).items() if value not in (None, False)}
+    given = {flag for flag, value in vars(args).items() if value is not None and value is not False}  # 0 is given
     if len(ways := [way for way in ("prompt", "chat", "prompts") if way in given]) > 1:
         raise ValueError(f"--{ways[0]} and --{ways[1]} are two ways to ask: give one")
     for way, others in APART.items():
