@@ -254,11 +254,11 @@ def steps(s: "Canvas") -> Iterator[Step]:
     rule, adjust, ahead, guide = map(copy.copy, parts)  # what they remember is this decode's
     settings = s.settings
     generator = torch.Generator(s.x.device).manual_seed(settings.seed)
-    nfe, began = 0, time.perf_counter()
+    began = time.perf_counter()
     windows = s.strategy.schedule(s)
     for window in s.strategy.search(s, windows) if s.strategy.search else windows:
-        if settings.steps and nfe >= settings.steps and not s.strategy.by_quota:
-            raise StepLimit(f"steps={nfe} forwards are spent, {int(s.masked().sum())} masks are left: raise steps or lower the threshold")
+        if settings.steps and s.nfe >= settings.steps and not s.strategy.by_quota:
+            raise StepLimit(f"steps={s.nfe} forwards are spent, {int(s.masked().sum())} masks are left: raise steps or lower the threshold")
         look = s.strategy.view(s, window)
         logits, rows, ran = (ahead or forward)(s, window, look)  # [b, n * k, V]
         s.forbid(logits)
@@ -279,13 +279,12 @@ def steps(s: "Canvas") -> Iterator[Step]:
         if guide:
             commit, token, read = guide(s, window, logits, noise, commit, token)
             rows, ran = rows + read, ran + 1
-        nfe += int(ran.max())
         token = token.masked_fill(token == MASKED, s.mask_id)
         span = slice(window.start, window.end)
         commit &= (token != s.x[s.live, span]) & ~s.given[s.live, span]
-        s.write(window, commit, token, doubt, nfe)
+        s.write(window, commit, token, doubt)
         s.retire()  # reads the canvas, and so waits for the device: the time below is the whole forward's
-        yield Step(nfe, rows, ran, window, look, scores, candidates, commit, token, s.x, logits, time.perf_counter() - began)
+        yield Step(s.nfe, rows, ran, window, look, scores, candidates, commit, token, s.x, logits, time.perf_counter() - began)
         began = time.perf_counter()
 
 
@@ -322,6 +321,7 @@ def forward(
     cache = None if visible is None else cache
     rare = {"measure": look.measure, "renew": look.renew, "skip": skip, "added": added}  # what one strategy each asks for
     logits = model(ids, look.query, visible, mask, cache, scored, start, own, **rare)
+    s.nfe += 1
     if scale:
         guided, unguided = logits.chunk(2)
         logits = unguided + (scale + 1) * (guided - unguided)
@@ -412,6 +412,7 @@ class Canvas:
         self.opened = torch.zeros(B, dtype=torch.int64, device=model.device)  # [B]: blocks opened so far
         self.turns = torch.zeros_like(self.opened)  # [B]: steps so far in which something could be written in each row
         self.soft: Tensor | None = None  # [B, S, C]: added to the embedding of each mask
+        self.nfe = 0  # forwards so far, those of a guide included: counted here, where no tensor must be asked for it
         self.cache: Cache | None = None  # with as many rows as `live` (twice that under guidance)
 
     def check_memory(self, B: int, S: int) -> None:
@@ -451,11 +452,11 @@ class Canvas:
             self.soft = table.new_zeros(*self.x.shape, table.shape[1])
         self.soft[self.live, window.start : window.end] = (weights.to(table.dtype) @ table) * candidates[..., None]
 
-    def write(self, window: Window, commit: Tensor, token: Tensor, doubt: Tensor, nfe: int) -> None:
+    def write(self, window: Window, commit: Tensor, token: Tensor, doubt: Tensor) -> None:
         """Put the committed tokens on the canvas; under eos="stop", end every row whose open blocks are full and hold an EOS."""
         span = slice(window.start, window.end)
         self.x[self.live, span] = torch.where(commit, token, self.x[self.live, span])
-        self.written[self.live, span] = self.written[self.live, span].masked_fill(commit, nfe)
+        self.written[self.live, span] = self.written[self.live, span].masked_fill(commit, self.nfe)
         self.doubt[self.live, span] = torch.where(commit, doubt, self.doubt[self.live, span])
         if self.eos == "stop":
             masked = self.masked()
@@ -1071,6 +1072,7 @@ class Guide:
         self.live, look = s.live, causal(s, window)
         ids = torch.cat((s.x[s.live, : window.start], drafted), 1)[:, look.query]  # [b, Q]
         start, rows = s.start[s.live] if s.padded else None, slice(window.start - 1 - look.first, None)
+        s.nfe += 1
         return self.model(ids, look.query, look.visible, look.mask, self.cache, rows, start), ids.numel()
 
 
