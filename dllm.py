@@ -1,14 +1,14 @@
 """Diffusion-LLM decoding: every strategy is a schedule, a view and a commit rule on one loop (`steps`, below).
 
-    schedule  which blocks are open now              serial | pipeline | frontier
+    schedule  which blocks are open now              serial | pipeline
     view      which positions one forward recomputes, and which cache slots they see     (query, visible, mask)
-    rule      which of the scored tokens to commit   quota | threshold | factor | local_leap | adaptive | hierarchy | Saber | ...
+    rule      which of the scored tokens to commit   quota | threshold | factor | local_leap | adaptive
 
-The canvas is the prompt followed by `gen_length` masks. Left out on purpose: the network (model.py), scores from logits (kernels.py), files
-(load_weights.py), Dream's shifted logits, likelihood evaluation.
+The canvas is the prompt followed by `gen_length` masks. Here are the loop and the five papers that it was cut for; eighteen more systems, each
+a part or two of the same kinds, are in related.py. Left out on purpose: the network (model.py), scores from logits (kernels.py), files
+(load_weights.py), the reading of settings (options.py), Dream's shifted logits, likelihood evaluation.
 
-Papers: LLaDA (arXiv 2502.09992), Fast-dLLM (2505.22618), LocalLeap (2510.07081), Streaming-dLLM (2601.17917), D2F (2508.09192), and those that
-the builders at the end name.
+Papers: LLaDA (arXiv 2502.09992), Fast-dLLM (2505.22618), LocalLeap (2510.07081), Streaming-dLLM (2601.17917), D2F (2508.09192).
 
 Letters: B batch, b its unfinished rows, S canvas, P prompt, k block length, n blocks in the window (or on the canvas), Q positions computed
 in one forward, V vocabulary.
@@ -16,16 +16,12 @@ in one forward, V vocabulary.
 
 import copy
 import functools
-import inspect
-import json
-import re
 import runpy
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Literal, NamedTuple, Union, get_args, get_origin
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,11 +29,11 @@ from torch import Tensor
 
 import kernels
 from kernels import Scores
-from load_weights import check_memory, load_filter
-from model import Cache, Config, LLaDA, Slots
+from load_weights import check_memory
+from model import Cache, LLaDA, Slots
+from options import check_kinds, check_prompt, check_range, check_template, nearest_multiple, options, require
 
 DEFAULT = "fast-dllm"  # the strategy where none is named
-FILTER = Path(__file__).parent / "weights" / "tiny-filter.safetensors"  # learn2pd's, for the embedded model
 
 # --- what a caller sets, and what comes back -------------------------------------------------------------------------------------------
 
@@ -111,9 +107,7 @@ class Strategy:
         if self.schedule is not serial and not (self.exact or paced or hasattr(self.view, "frontier")):
             raise ValueError("pipelined blocks need a view without stale slots, or one that is refreshed by the pipeline's forwards")
         if paced and (self.schedule is serial or left_to_right):
-            raise ValueError(
-                "a view that is refreshed by a pipeline's forwards needs pipelined blocks: elsewhere each block counts its own"
-            )
+            raise ValueError("a view that a pipeline's forwards refresh needs pipelined blocks: elsewhere each block counts its own")
         if self.ahead and (self.schedule is not serial or self.settled == torch.inf):
             raise ValueError("drafts need one block at a time, and a cache whose slots inside the block are computed anew in every forward")
         if self.ahead and self.soften:
@@ -125,9 +119,7 @@ class Strategy:
         if self.schedule is not serial and self.by_quota:
             raise ValueError("a quota of tokens per step has no meaning for pipelined blocks, which share their steps: use a threshold")
         if self.search and (self.schedule is not serial or self.ahead or self.adjust or self.soften or hasattr(self.rule, "revises")):
-            raise ValueError(
-                "a search copies canvases and caches, one block at a time, but nothing that a draft or a rule remembers of them"
-            )
+            raise ValueError("a search copies canvases and caches, one block at a time, but nothing that drafts or rules remember of them")
 
 
 @dataclass(frozen=True)
@@ -244,7 +236,7 @@ def decode(model: LLaDA, prompt, strategy: "str | Strategy" = DEFAULT, template=
 
     Raises ValueError, before any work, naming the setting and what would be valid; StepLimit while iterating, if `steps` is a cap and is hit.
     """
-    return steps(prepare(model, prompt, strategy, settings))
+    return steps(prepare(model, prompt, strategy, settings, template))
 
 
 @torch.inference_mode()
@@ -368,10 +360,10 @@ def prepare(model: LLaDA, prompt, strategy: "str | Strategy", settings: dict, te
     """Check all that can be wrong before the first forward, and lay out the canvas."""
     templates = check_template(template, model.config)
     strategy, chosen = plan(strategy, settings, max(map(len, templates), default=None))
-    prompts = check_prompt(prompt, model.config, chosen)
+    prompts = check_prompt(prompt, model.config, chosen.gen_length)
     check_model(model, strategy)
     if strategy.guide:  # whose longest sequence may be shorter
-        check_prompt(prompts, strategy.guide.model.config, chosen)
+        check_prompt(prompts, strategy.guide.model.config, chosen.gen_length)
     if templates and len(templates) != len(prompts):
         raise ValueError(f"there are {len(prompts)} prompts and {len(templates)} templates: give one template for each prompt")
     return Canvas(model, prompts, strategy, chosen, templates)
@@ -398,9 +390,8 @@ class Canvas:
         self.score = compiled_score(model.device) if compiled else kernels.score
         self.prompt_length = P
         self.padded = any(len(row) < P for row in prompts)
-        answers = [
-            row + [self.eos_id] * (settings.gen_length - len(row)) for row in templates or [[self.mask_id] * settings.gen_length] * B
-        ]
+        answers = templates or [[self.mask_id] * settings.gen_length] * B
+        answers = [row + [self.eos_id] * (settings.gen_length - len(row)) for row in answers]
         padded = [[self.eos_id] * (P - len(row)) + row + answer for row, answer in zip(prompts, answers)]
         self.x = torch.tensor(padded, device=model.device)  # [B, S]
         self.given = self.x != self.mask_id  # bool [B, S]: what nothing may change
@@ -538,24 +529,6 @@ def pipeline(block_add_threshold: float, decoded_token_threshold: float, first_o
     return schedule
 
 
-def frontier(lookahead: int) -> Schedule:
-    """From left to right, every row at a place of its own: its first mask, a block of one token, is open, `lookahead` masks may be written (APD)."""
-
-    def schedule(s: Canvas) -> Iterator[Window]:
-        age = stale = 0
-        while len(s.live):
-            masked = s.masked()[..., 0]  # [b, n]
-            first = masked & (masked.cumsum(-1) == 1)
-            at = first.int().argmax(-1)  # [b]
-            s.opened[s.live] = at + 1
-            low, high = int(at.min()), min(int(at.max()) + lookahead, s.blocks)
-            yield (window := s.window(low, high, age, stale, first[:, low:high], lookahead=lookahead - 1))
-            age, stale = age + 1, window.start
-
-    schedule.frontier = True  # which Strategy asks about
-    return schedule
-
-
 # --- views: what one forward recomputes and sees ---------------------------------------------------------------------------------------
 
 View = Callable[[Canvas, Window], Look]
@@ -612,117 +585,6 @@ def block_causal(s: Canvas, window: Window) -> Look:
     return Look(window.stale, slice(window.stale, window.end), slice(0, window.end), mask)
 
 
-def delayed(refresh: int, prefill: bool = False) -> View:
-    """Reuse a token's keys and values from the second forward after it was written: until then they are of its mask (dKV-Cache, Decode).
-
-    Everything is recomputed in a block's first two forwards, and in every `refresh`-th; with prefill the prompt only in the very first.
-    """
-
-    def view(s: Canvas, window: Window) -> Look:
-        S = s.x.shape[1]
-        if window.age < 2 or window.age % refresh == 0:
-            first = s.prompt_length if prefill and s.cache is not None else 0
-            return Look(first, slice(first, S), slice(0, S))
-        own = (s.x == s.mask_id) | (s.written == s.written.amax(-1, keepdim=True))  # [B, S]
-        own = own[s.live]
-        query = own.any(0).nonzero()[:, 0]
-        return Look(0, query, slice(0, S), own=own[:, query])
-
-    view.settled = torch.inf  # which Strategy asks about
-    return view
-
-
-def evicting(keep_ratio: float, kernel_size: int) -> View:
-    """Recompute everything in a block's first two forwards, then the block alone, which sees itself and what it asked for most (Sparse-dLLM).
-
-    Each layer keeps the same share of the slots outside the block, those of which the second forward's queries asked most. A slot counts
-    as much as the one among its neighbours, kernel_size in all, that was asked most; slots before and behind the block are neighbours.
-    """
-
-    def view(s: Canvas, window: Window) -> Look:
-        S = s.x.shape[1]
-        if window.age < 2:  # the first forward does not show yet what matters
-            return Look(0, slice(0, S), slice(0, S), measure=window.age == 1)
-        block = torch.arange(window.start, window.end, device=s.x.device)
-        outside = torch.cat((torch.arange(window.start, device=s.x.device), torch.arange(window.end, S, device=s.x.device)))  # [K]
-        padding = outside < s.start[s.live].repeat(s.passes)[:, None]  # [b, K]
-        demand = s.cache.demand[:, :, outside].masked_fill(padding, -torch.inf)  # [layers, b, K]
-        demand = F.max_pool1d(demand, kernel_size, 1, kernel_size // 2)[..., : len(outside)].masked_fill(padding, -torch.inf)
-        count = ((~padding).sum(-1, keepdim=True).double() * keep_ratio).long()  # [b, 1]
-        kept = outside[demand.argsort(dim=-1, descending=True, stable=True)[..., : count.max()]]  # [layers, b, n]
-        kept = kept.masked_fill(torch.arange(kept.shape[-1], device=kept.device) >= count, 0)  # shorter rows: padding, which nobody sees
-        visible = torch.cat((kept, block.expand(*kept.shape[:2], -1)), -1).sort().values
-        return Look(window.start, slice(window.start, window.end), visible)
-
-    view.settled = 2
-    return view
-
-
-def partly(prompt_interval_steps: int, gen_interval_steps: int, transfer_ratio: float) -> View:
-    """Recompute the prompt now and then, the answer more often, and in between only what changed most of it, in each layer (dLLM-Cache).
-
-    Forwards are counted from the start of each block, like those of every cache: a row must not depend on the others of its batch.
-    """
-
-    def view(s: Canvas, window: Window) -> Look:
-        S, G = s.x.shape[1], s.settings.gen_length
-        first = 0 if window.age % prompt_interval_steps == 0 else s.prompt_length
-        count = G if window.age % gen_interval_steps == 0 else int(G * transfer_ratio)
-        return Look(first, slice(first, S), slice(0, S), renew=(s.prompt_length - first, count))
-
-    view.features, view.settled = True, torch.inf
-    return view
-
-
-def settling(delay: int, refresh: int) -> View:
-    """Reuse the full blocks before the first mask, each once `delay` + 1 forwards have seen it full; until then recompute everything (d3LLM).
-
-    Everything is also recomputed in every `refresh`-th forward of the pipeline.
-    """
-
-    def view(s: Canvas, window: Window) -> Look:
-        P, S = s.prompt_length, s.x.shape[1]
-        number = window.age + 1  # of this forward; masks are written in it at the earliest
-        written = torch.where(s.x == s.mask_id, number, s.written)[s.live, P:]
-        full = written.unflatten(-1, (s.blocks, s.block_length)).amax(-1).cummax(-1).values  # [b, n]: with which forward all up to here was
-        seen = window.age - full  # [b, n]: forwards that have seen it full; -1 if it is not
-        whole = ((0 <= seen) & (seen < delay)).any(-1) | (window.age % refresh == 0)  # [b]
-        first = (P + s.block_length * (seen > delay).sum(-1)).masked_fill(whole, 0)  # [b]
-        low = int(first.min())
-        if (first == low).all():
-            return Look(low, slice(low, S), slice(0, S))
-        query = torch.arange(low, S, device=s.x.device)
-        return Look(low, query, slice(0, S), own=query >= first[:, None])
-
-    view.paced = True  # which Strategy asks about
-    return view
-
-
-def trailing(recompute: int | None) -> View:
-    """Recompute what was written last, so many slots before it and the masks that may be written; what lies behind is not there yet (APD).
-
-    With 0, a token is computed once after it was written, and never again (FlashDLM's FreeCache, token by token); None recomputes everything.
-    """
-
-    def view(s: Canvas, window: Window) -> Look:
-        written, first = s.written[s.live], window.start + window.must.int().argmax(-1)  # [b, S], [b]
-        left = (written == written.amax(-1, keepdim=True)).int().argmax(-1)  # [b]: 0 at first, when nothing is written
-        left = torch.zeros_like(left) if recompute is None else (left - recompute).clamp(min=0)
-        right = first[:, None] + 1 + window.lookahead  # [b, 1]
-        query = torch.arange(int(left.min()), window.end, device=s.x.device)
-        own = (query >= left[:, None]) & (query < right)  # [b, Q]
-        mask = torch.arange(window.end, device=s.x.device) < right  # [b, K]
-        return Look(int(query[0]), query, slice(0, window.end), mask[:, None, None].expand(-1, 1, len(query), -1), own=own)
-
-    view.frontier = True  # which Strategy asks about
-    return view
-
-
-def growing(s: Canvas, window: Window) -> Look:
-    """Nothing stands behind the block yet; what is before it is computed until final, and then no more (dLLM-Var)."""
-    return Look(window.stale, slice(window.stale, window.end), slice(0, window.end))
-
-
 def block_causal_uncached(s: Canvas, window: Window) -> Look:
     """The definition that `block_causal` must equal: the same mask, everything recomputed."""
     return Look(0, slice(0, window.end), None, block_mask(s.prompt_length, s.block_length, 0, window.end, s.x.device))
@@ -775,19 +637,11 @@ def quota(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
     return rank(scores.doubt, candidates) < (left + window.forwards - 1) // window.forwards  # rounded up
 
 
-def threshold_rule(threshold: float, strict: bool = False) -> Rule:
-    """Every token at least this sure (Fast-dLLM); surer than this if strict (D2F's code)."""
+def threshold_rule(threshold: float | None, strict: bool = False) -> Rule:
+    """Every token at least this sure (Fast-dLLM), surer than this if strict (D2F's code); with None, LLaDA's quota."""
+    if threshold is None:
+        return quota
     return lambda scores, candidates, window: scores.confidence > threshold if strict else scores.confidence >= threshold
-
-
-def annealed(threshold: float, fall: float) -> Rule:
-    """Every token at least as sure as a threshold that starts at 1 and falls with each forward of the answer (dInfer)."""
-
-    def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
-        sunk = (1 - fall * window.turns).clamp(min=threshold)  # [b]
-        return scores.confidence >= sunk.repeat_interleave(window.must.shape[1])[:, None]
-
-    return rule
 
 
 def factor_rule(factor: float) -> Rule:
@@ -832,253 +686,27 @@ def adaptive(threshold: float, confidence_alpha: float, window_size: int | None)
     return rule
 
 
-def hierarchy(low: float, high: float) -> Rule:
-    """The surest token of every run of neighbouring masks, if surer than `low`, and all surer than `high` (dInfer's hierarchical decoding)."""
-
-    def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
-        run = (candidates & ~F.pad(candidates, (1, 0))[:, :-1]).cumsum(-1)  # [N, k]: the number of the run a candidate is in, from 1
-        place = rank(scores.doubt, candidates)
-        best = torch.full_like(F.pad(place, (0, 1)), place.shape[-1]).scatter_reduce(-1, run, place, "amin")
-        return (place == best.gather(-1, run)) & (scores.confidence > low) | (scores.confidence > high)
-
-    return rule
-
-
-def convolution(width: int, kappa: float) -> Rule:
-    """The quota of LLaDA, but confidence counts by how many tokens stand within width / 2: times tanh(kappa * their number) (Conv).
-
-    What lies before the block counts as written, what lies behind it as not.
-    """
-
-    def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
-        written = F.pad(F.pad((~candidates).float(), (width // 2, 0), value=1.0), (0, width - 1 - width // 2))
-        near = F.avg_pool1d(written[:, None], width, stride=1)[:, 0] * width  # [N, k]
-        doubt = 1 / (scores.confidence * torch.tanh(kappa * near)) - 1
-        return quota(scores._replace(doubt=doubt.clamp(max=kernels.LARGEST)), candidates, window)
-
-    rule.quota = True  # which Strategy asks about
-    return rule
-
-
-def entropy_rule(theta: float) -> Rule:
-    """Every token whose distribution has less than theta nats of entropy, and always the one that has the least (d3LLM)."""
-
-    def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
-        by_row = lambda t: t.reshape(len(window.must), -1)  # noqa: E731  [b * n, k] -> [b, n * k]
-        best = rank(by_row(scores.entropy), by_row(candidates)) == 0
-        return (scores.entropy < theta) | best.view_as(candidates)
-
-    return rule
-
-
-def learned(filter: list[Tensor], tau: float) -> Rule:
-    """Every token that a small network takes for final with a probability above tau, judging by all confidences of its block (Learn2PD).
-
-    filter: weight and bias of its two layers, each [k, k] and [k]
-    A written cell counts as sure. The authors' code shows the network what the model says of it now, which a cache may not have computed.
-    """
-
-    def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
-        weight, bias, last_weight, last_bias = (part.to(candidates.device) for part in filter)
-        seen = torch.where(candidates, scores.confidence, 1.0)
-        return F.linear(F.linear(seen, weight, bias).relu(), last_weight, last_bias).sigmoid() > tau  # [N, k]
-
-    rule.length = len(filter[1])  # which Strategy asks about
-    return rule
-
-
 # Rules that write to written cells, too, return (cells to write, what to write); MASKED takes a token back.
 MASKED = -1
 
+# --- hooks: what else a strategy may do in a forward; related.py has some of each ------------------------------------------------------
 
-def editing(threshold: float, edit_threshold: float) -> Rule:
-    """Every token at least as sure as the threshold, and while the block has masks, a new token where another than the written one is (LLaDA 2.1)."""
+# What is done to the logits before they are scored: (logits [b, n * k, V], candidates [b, n * k], window) -> logits.
+Adjust = Callable[[Tensor, Tensor, Window], Tensor]
 
-    def rule(scores: Scores, candidates: Tensor, window: Window) -> tuple[Tensor, Tensor]:
-        edit = ~candidates & candidates.any(-1, keepdim=True) & (scores.confidence > edit_threshold)
-        return candidates & (scores.confidence >= threshold) | edit, scores.token
-
-    rule.revises = True  # which Strategy asks about
-    return rule
-
-
-class Saber:
-    """Commit what is surer than the mean of the tokens so far were, at least n, and take back those that have lost most confidence.
-
-    Following the authors' code: a position's loss is that of its likeliest token, whichever that is now, and counts from the forward before.
-    """
-
-    revises = True
-
-    def __init__(self, n: int, mu: int):
-        self.n, self.mu = n, mu
-
-    def __call__(self, scores: Scores, candidates: Tensor, window: Window) -> tuple[Tensor, Tensor]:
-        sure, live = scores.confidence, window.live
-        if window.age == 0:
-            self.chosen = sure.new_zeros(int(live.max()) + 1, sure.shape[-1])  # confidence when committed
-            self.last = torch.zeros_like(self.chosen)  # in the forward before
-        written, place = ~candidates & (self.chosen[live] > 0), rank(scores.doubt, candidates)  # not what a template gave
-        total = torch.where(written, self.chosen[live], 0).sum(-1, keepdim=True)
-        mean = (total / written.sum(-1, keepdim=True)).nan_to_num(1.0)  # 0 / 0 where nothing is written yet
-        commit = candidates & (sure > mean)
-        commit = torch.where(commit.sum(-1, keepdim=True) < self.n, candidates & (place < self.n), commit)
-        count = commit.sum(-1, keepdim=True)
-        back = ((count + self.mu - 1) // self.mu).clamp(min=self.n // 2) if self.mu else torch.zeros_like(count)
-        back = back.minimum(count - 1)  # so that there is progress
-        drop = (commit | written) & (rank(sure - self.last[live], commit | written) < back)
-        self.chosen[live], self.last[live] = torch.where(commit, sure, self.chosen[live]), sure
-        return (commit & ~drop) | (written & drop), torch.where(drop, MASKED, scores.token)
-
-
-# --- adjustments: what is done to the logits before they are scored --------------------------------------------------------------------
-
-Adjust = Callable[[Tensor, Tensor, Window], Tensor]  # (logits [b, n * k, V], candidates [b, n * k], window) -> logits
-
-
-class Credit:
-    """A token that keeps being the likeliest earns credit, which raises its logit: alpha * log(1 + credit) (CreditDecoding).
-
-    Each forward of a block credit fades to its beta-th part, and the likeliest token of every candidate gains confidence ** gamma.
-    """
-
-    def __init__(self, alpha: float, gamma: float, beta: float):
-        self.alpha, self.gamma, self.beta = alpha, gamma, beta
-
-    def __call__(self, logits: Tensor, candidates: Tensor, window: Window) -> Tensor:
-        if window.age == 0:
-            self.credit = torch.zeros(int(window.live.max()) + 1, *logits.shape[1:], device=logits.device)  # [B, k, V]
-        confidence, token = logits.float().softmax(-1).max(-1, keepdim=True)  # [b, k, 1]
-        earned = torch.where(candidates[..., None], confidence**self.gamma, 0)
-        credit = (self.beta * self.credit[window.live]).scatter_add(-1, token, earned)
-        self.credit[window.live] = credit
-        return logits + self.alpha * credit.log1p()
-
-
-# --- softened masks: what a mask says of the token it stands for -----------------------------------------------------------------------
-
-# (probabilities [b, n * k, V], window) -> weights [b, n * k, V]: how much of each token's embedding is added to that of the mask, in the
-# forwards to come. What was not scored yet, such as the blocks to come, stays a plain mask.
+# How much of each token's embedding is added to that of a mask in the forwards to come: (probabilities [b, n * k, V], window) -> weights
+# [b, n * k, V]. What was not scored yet, such as the blocks to come, stays a plain mask.
 Soften = Callable[[Tensor, Window], Tensor]
 
+# What stands in for `forward` where the logits of canvases that may come next are computed ahead: its arguments and its results.
+Ahead = Callable[[Canvas, Window, Look], tuple[Tensor, int, Tensor]]
 
-def smoothing(weight: float, growth: float, max_weight: float) -> Soften:
-    """Add the expected embedding, with a weight that grows with each forward of the answer (dInfer's iteration smoothing)."""
-    return lambda probability, window: (weight + growth * window.turns).clamp(max=max_weight)[:, None, None] * probability
+# What a second model makes of the tokens that the rule would write: (canvas, window, logits and noise [b, n, V], commit and token [b, n])
+# -> the two latter as they are to be, and the token-forwards spent. It has the second `model`.
+Guide = Callable[[Canvas, Window, Tensor, Tensor | None, Tensor, Tensor], tuple[Tensor, Tensor, int]]
 
-
-# --- speculation: the logits of canvases that may come next, computed along with those of the canvas that is ---------------------------
-
-# A draft fills the i-th surest mask with its j-th likeliest token, for each of its pairs (i, j), both from 0; a graph is several drafts.
-Graph = tuple[tuple[tuple[int, int], ...], ...]
-
-
-def chain(depth: int) -> Graph:
-    """The drafts of FreeDave: the surest mask filled, the two surest, ... up to depth - 1; with the canvas itself, depth of them."""
-    return tuple(tuple((i, 0) for i in range(n)) for n in range(1, depth))
-
-
-class Ahead:
-    """Computes drafts along with each canvas; where the rule then makes one of them, its logits are there already, and no forward is run.
-
-    Every rule sees the logits it would have seen, in the same order. So the tokens are those of the strategy without drafts, for any graph,
-    rule (also one that remembers) and temperature, given a cache whose slots inside the block are computed anew in every forward.
-
-    skip: layers without which the network makes the drafts, in a forward of their own; None makes them from the last logits there are
-    """
-
-    def __init__(self, graph: Graph, skip: Collection[int] | slice | None = None):
-        self.graph, self.skip = graph, skip if graph else None
-
-    def __call__(self, s: Canvas, window: Window, look: Look) -> tuple[Tensor, int, Tensor]:
-        live, span = s.live, slice(window.start, window.end)
-        now = s.x[live, span]  # [b, k]
-        if window.age < s.strategy.settled:  # little is known of this block, and the cache may be refreshed
-            self.last, rows, ran = forward(s, window, look)
-            self.drafts = torch.full((len(s.x), 1 + len(self.graph), now.shape[1]), -1, device=now.device)  # [B, D, k]
-            self.logits = self.last.new_empty(*self.drafts.shape, self.last.shape[-1])  # [B, D, k, V]
-            self.rows = live
-            return self.last, rows, ran
-        known = (self.drafts[live] == now[:, None]).all(-1)  # [b, D]
-        miss, rows = ~known.any(-1), 0
-        if miss.any():
-            if self.skip is None:
-                last = self.last[torch.isin(self.rows, live)][miss]  # [m, k, V]: what the rows' latest tokens were chosen by
-            else:
-                skip = range(s.model.config.n_layers)[self.skip] if isinstance(self.skip, slice) else self.skip
-                last, rows, _ = forward(s, window, look, (s.x[live[miss]], miss.nonzero()[:, 0]), skip)
-                s.forbid(last)
-            drafts = torch.cat((now[miss, None], self.draft(last, now[miss], s.mask_id)), 1)  # [m, D, k]
-            lines = miss.nonzero()[:, 0].repeat_interleave(drafts.shape[1])
-            canvases = s.x[live[lines]]
-            canvases[:, span] = drafts.flatten(0, 1)
-            logits, more, _ = forward(s, window, look, (canvases, lines))
-            rows += more
-            self.drafts[live[miss]], self.logits[live[miss]] = drafts, logits.unflatten(0, drafts.shape[:2])
-            known[miss] = torch.arange(known.shape[1], device=known.device) == 0
-        self.rows, self.last = live, self.logits[live, known.int().argmax(-1)]
-        return self.last, rows, miss * (1 if self.skip is None else 2)
-
-    def draft(self, logits: Tensor, now: Tensor, mask_id: int) -> Tensor:
-        """The graph's drafts of blocks now [m, k], from logits [m, k, V] in which something was masked still: int64 [m, D - 1, k]."""
-        furthest = min(logits.shape[-1] - 1, max((j for node in self.graph for _, j in node), default=0))
-        probability, token = logits.float().softmax(-1).topk(1 + furthest)
-        place = rank(1 - probability[..., 0], now == mask_id)
-        drafts = now[:, None].repeat(1, len(self.graph), 1)
-        for number, node in enumerate(self.graph):
-            for i, j in node:
-                drafts[:, number] = torch.where((place == i) & (now == mask_id), token[..., min(j, furthest)], drafts[:, number])
-        return drafts
-
-
-# --- guidance by a second model: what the first would write, judged by one that reads from left to right -------------------------------
-
-
-class Guide:
-    """A model of the next token that reads what the rule would write, and lets the longest accepted run from a row's first mask on be written.
-
-    A token is accepted if it is among the `top` first choices of share * z + (1 - share) * z of the guide, both with the noise it was drawn by.
-    correct: the first that is not becomes the guide's own choice (FlashDLM); otherwise a row's first token is always accepted (APD).
-    """
-
-    def __init__(self, model: LLaDA | None, share: float, top: int, correct: bool):
-        self.model, self.share, self.top, self.correct = model, share, top, correct
-        self.cache: Cache | None = None
-
-    def __call__(self, s: Canvas, window: Window, logits: Tensor, noise: Tensor | None, commit: Tensor, token: Tensor):
-        """Logits and noise [b, n, V], commit and token [b, n]; returns the two latter as they are to be, and the token-forwards spent."""
-        told, rows = self.read(s, window, torch.where(commit, token, s.x[s.live, window.start : window.end]))
-        target = self.share * logits + (1 - self.share) * told
-        s.forbid(target)
-        target = target if noise is None else target + noise
-        accepted = commit & ((target > target.gather(-1, token[..., None])).sum(-1) < self.top)  # [b, n]
-        if not self.correct:
-            accepted |= window.must
-        rejected = s.candidates(window) & ~accepted
-        nth = rejected.cumsum(-1)
-        commit = accepted & (nth == 0) | rejected & (nth == 1) & self.correct
-        token = torch.where(rejected, target.argmax(-1), token)
-        if s.eos == "stop":  # nothing is written behind an EOS
-            commit &= F.pad(commit & (token == s.eos_id), (1, 0))[:, :-1].cumsum(-1) == 0
-        return commit, token, rows
-
-    def read(self, s: Canvas, window: Window, drafted: Tensor) -> tuple[Tensor, int]:
-        """Logits [b, n, V] of what comes at each cell of the window, given all before it with `drafted`, int64 [b, n], in place; rows computed."""
-        if self.cache is None:
-            self.cache = self.model.new_cache(len(s.live), s.x.shape[1])
-        else:  # all before the window is final, and computed, but for a token that was corrected
-            self.cache.keep(torch.isin(self.live, s.live).nonzero()[:, 0])
-            window = replace(window, stale=window.start - 1)
-        self.live, look = s.live, causal(s, window)
-        ids = torch.cat((s.x[s.live, : window.start], drafted), 1)[:, look.query]  # [b, Q]
-        start, rows = s.start[s.live] if s.padded else None, slice(window.start - 1 - look.first, None)
-        s.nfe += 1
-        return self.model(ids, look.query, look.visible, look.mask, self.cache, rows, start), ids.numel()
-
-
-# --- search: what happens to the rows of a canvas between two forwards ------------------------------------------------------------------
-
-Search = Callable[[Canvas, Iterator[Window]], Iterator[Window]]  # passes the windows on; with `n`, the rows of each prompt
+# What happens to the rows of a canvas between two forwards: it passes the windows on, and has the number `n` of rows for each prompt.
+Search = Callable[[Canvas, Iterator[Window]], Iterator[Window]]
 
 # --- strategies: a schedule, a view and a rule under the paper's name ------------------------------------------------------------------
 
@@ -1110,8 +738,6 @@ def fast_dllm(cache: CacheName = "prefix", threshold: float | None = 0.9, factor
     if factor is not None:
         require(factor >= 0, "factor", factor, "at least 0")
         return Strategy(factor_rule(factor), cached(cache), serial)
-    if threshold is None:
-        return Strategy(quota, cached(cache), serial)
     return Strategy(threshold_rule(threshold), cached(cache), serial)
 
 
@@ -1158,283 +784,6 @@ def d2f(
     return Strategy(threshold_rule(skip_threshold, strict=True), view, pipeline(block_add_threshold, decoded_token_threshold), eos="stop")
 
 
-@named("hierarchy")
-def hierarchy_decoding(high: float = 0.9, low: float = 0.62, cache: CacheName = "vicinity") -> Strategy:
-    """Hierarchical decoding (dInfer, arXiv 2510.08666): one token in every run of masks, so that what is written together stands apart.
-
-    high: commit every token surer than this
-    low: what the surest token of a run needs, at most `high`
-    cache: as in fast-dllm; dInfer's own is vicinity
-    """
-    require(low <= high, "low", low, f"at most high={high:g}")
-    return Strategy(hierarchy(low, high), cached(cache), serial)
-
-
-@named("smoothing")
-def iteration_smoothing(
-    threshold: float = 0.9,
-    weight: float = 0.15,
-    growth: float = 0.02,
-    max_weight: float = 0.3,
-    fall: float | None = 0.02,
-    cache: CacheName = "vicinity",
-) -> Strategy:
-    """Iteration smoothing (dInfer, arXiv 2510.08666): a mask's embedding says what was expected in its place in the forward before.
-
-    threshold: commit every token at least this confident, when it has sunk so far
-    weight: alpha0; of the expected embedding in the first forward
-    growth: by how much the weight grows in each forward
-    max_weight: what the weight stops at
-    fall: by how much the threshold sinks in each forward, from 1; none starts where it ends
-    cache: as in fast-dllm; dInfer's own is vicinity
-    """
-    require(weight <= max_weight, "weight", weight, f"at most max_weight={max_weight:g}")
-    rule = threshold_rule(threshold) if fall is None else annealed(threshold, fall)
-    return Strategy(rule, cached(cache), serial, soften=smoothing(weight, growth, max_weight))
-
-
-@named("credit")
-def credit_decoding(
-    threshold: float = 0.9, alpha: float = 0.7, gamma: float = 0.2, beta: float = 0.8, cache: CacheName = "prefix"
-) -> Strategy:
-    """CreditDecoding (arXiv 2510.06133): a token that stays the first choice gains confidence over the forwards of its block.
-
-    threshold: commit every token at least this confident, credit counted
-    alpha: weight of the credit; 0 for none
-    gamma: power of the confidence that is earned; below 1 it lifts the unsure
-    beta: share of the credit that is kept from forward to forward
-    cache: as in fast-dllm
-    """
-    return Strategy(threshold_rule(threshold), cached(cache), serial, adjust=Credit(alpha, gamma, beta))
-
-
-@named("saber")
-def saber(n: int = 2, mu: int = 8, cache: CacheName = "none") -> Strategy:
-    """Saber (arXiv 2510.18165): a threshold that follows the tokens so far, and tokens that are taken back when they lose confidence.
-
-    n: the fewest tokens a forward commits, while there are as many
-    mu: commits for each token taken back; 0 takes none back
-    cache: as in fast-dllm; the paper uses none
-    """
-    return Strategy(Saber(n, mu), cached(cache), serial)
-
-
-@named("editing")
-def token_editing(threshold: float = 0.95, edit_threshold: float = 0.9, cache: CacheName = "prefix") -> Strategy:
-    """Token editing (LLaDA 2.1, arXiv 2602.08676): a written token is replaced when the model has come to prefer another, until its block is full.
-
-    threshold: commit every token at least this confident
-    edit_threshold: replace a token by one more confident than this
-    cache: as in fast-dllm
-    """
-    return Strategy(editing(threshold, edit_threshold), cached(cache), serial)
-
-
-@named("conv")
-def convolutional(width: int = 64, kappa: float = 1.0) -> Strategy:
-    """Convolutional decoding (arXiv 2509.15188): no blocks; a token counts by how many stand near it already.
-
-    width: of the window in which tokens count, itself included
-    kappa: how fast their number comes to suffice
-    """
-    return Strategy(convolution(width, kappa), full, serial, block_length=None)
-
-
-@named("dkv")
-def dkv_cache(refresh: int = 8, prefill: bool = False, threshold: float | None = None) -> Strategy:
-    """dKV-Cache (arXiv 2505.15781): keys and values are reused from the second forward after their token was written, and refreshed at times.
-
-    refresh: recompute everything every so many forwards of a block
-    prefill: everything but the prompt, which is computed in the first forward only
-    threshold: commit every token at least this confident; none commits the quota of `steps`
-    """
-    return Strategy(quota if threshold is None else threshold_rule(threshold), delayed(refresh, prefill), serial)
-
-
-@named("sparse")
-def sparse_dllm(keep_ratio: float = 0.5, kernel_size: int = 3, threshold: float | None = None) -> Strategy:
-    """Sparse-dLLM (arXiv 2508.02558): a block sees only the slots it has asked for most, others in each layer, and they are not refreshed.
-
-    keep_ratio: r; share of the slots outside the block that each layer keeps, 0 to 1
-    kernel_size: how many neighbouring slots share what the most asked of them was asked
-    threshold: commit every token at least this confident; none commits the quota of `steps`
-    """
-    return Strategy(quota if threshold is None else threshold_rule(threshold), evicting(keep_ratio, kernel_size), serial)
-
-
-@named("dllm-cache")
-def dllm_cache(
-    prompt_interval_steps: int = 25, gen_interval_steps: int = 5, transfer_ratio: float = 0.25, threshold: float | None = None
-) -> Strategy:
-    """dLLM-Cache (arXiv 2506.06295): each layer recomputes the tokens whose values changed most, and adds to the others what it added before.
-
-    prompt_interval_steps: K_p; recompute the prompt every so many forwards of a block
-    gen_interval_steps: K_r; recompute the whole answer every so many forwards of a block
-    transfer_ratio: rho; share of the answer that each layer recomputes in between, 0 to 1
-    threshold: commit every token at least this confident; none commits the quota of `steps`
-    """
-    view = partly(prompt_interval_steps, gen_interval_steps, transfer_ratio)
-    return Strategy(quota if threshold is None else threshold_rule(threshold), view, serial)
-
-
-@named("d3llm")
-def d3llm(
-    theta: float = 0.45, block_add_threshold: float = 0.1, decoded_token_threshold: float = 0.95, delay: int = 1, refresh: int = 10000
-) -> Strategy:
-    """d3LLM (arXiv 2601.07568): D2F's pipeline over the whole canvas, both ways visible, and entropy instead of confidence.
-
-    theta: commit every token with less entropy than this, in nats
-    block_add_threshold: open the next block when the last is filled this far, 0 to 1
-    decoded_token_threshold: the first unfinished block must move when its predecessor is filled this far, 0 to 1
-    delay: forwards that recompute everything after a block is full, before it is kept
-    refresh: recompute everything every so many forwards; 1 keeps nothing
-    """
-    schedule = pipeline(block_add_threshold, decoded_token_threshold, first_only=True)
-    return Strategy(entropy_rule(theta), settling(delay, refresh), schedule, eos="stop", remasking="entropy")
-
-
-@named("dllm-var")
-def dllm_var(threshold: float = 0.9) -> Strategy:
-    """dLLM-Var (arXiv 2510.24605): the canvas grows block by block until one holds an EOS; nothing is computed behind it.
-
-    threshold: commit every token at least this confident
-    """
-    return Strategy(threshold_rule(threshold), growing, serial, eos="stop")
-
-
-@named("freedave")
-def freedave(depth: int = 4, threshold: float | None = None, cache: CacheName = "dual") -> Strategy:
-    """FreeDave (arXiv 2510.00294): each forward also computes where the next ones may lead; the same tokens in fewer forwards.
-
-    depth: canvases a forward computes; 1 is no speculation
-    threshold: commit every token at least this confident; none commits the quota of `steps`
-    cache: as in fast-dllm
-    """
-    return Strategy(quota if threshold is None else threshold_rule(threshold), cached(cache), serial, ahead=Ahead(chain(depth)))
-
-
-@named("spiffy")
-def spiffy(graph: str | None = None, threshold: float | None = None, cache: CacheName = "dual") -> Strategy:
-    """Spiffy (arXiv 2509.18085): as freedave, but the drafts are those that came true most often when they were counted.
-
-    graph: a file that lab/calibrate.py wrote; none takes what it found for the embedded model at one token per forward
-    threshold: commit every token at least this confident; none commits the quota of `steps`
-    cache: as in fast-dllm
-    """
-    drafts = CALIBRATED if graph is None else read_graph(graph)
-    return Strategy(quota if threshold is None else threshold_rule(threshold), cached(cache), serial, ahead=Ahead(drafts))
-
-
-CALIBRATED: Graph = (
-    ((0, 0),), ((0, 0), (1, 0)), ((0, 0), (1, 0), (2, 0)), ((0, 0), (1, 0), (2, 0), (3, 0)),
-    ((1, 0),), ((0, 0), (2, 0)), ((0, 0), (1, 0), (3, 0)),
-)  # fmt: skip
-
-
-def read_graph(file: str) -> Graph:
-    """The drafts in a JSON file: a list of lists of pairs [i, j], the i-th surest mask and its j-th likeliest token, both from 0."""
-    try:
-        graph = tuple(tuple((i, j) for i, j in node) for node in json.loads(Path(file).read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"graph {file!r} cannot be read: {error}") from None
-    if not all(type(n) is int and 0 <= n < 1000 for node in graph for pair in node for n in pair):
-        raise ValueError(f"graph {file!r} holds something else than pairs of whole numbers from 0")
-    return graph
-
-
-@named("swift")
-def swift(depth: int = 4, skip: str | None = None, threshold: float | None = None, cache: CacheName = "dual") -> Strategy:
-    """SWIFT (arXiv 2410.06916), for diffusion: as freedave, but the drafts are those of the same network with layers left out.
-
-    depth: canvases a forward computes; 1 is no speculation
-    skip: layers left out, such as 1,3; none takes every second one between the first and the last
-    threshold: commit every token at least this confident; none commits the quota of `steps`
-    cache: as in fast-dllm
-    """
-    if skip is not None:
-        require(re.fullmatch(r"\d+(,\d+)*", skip) is not None, "skip", skip, "numbers of layers from 0, such as 1,3")
-    layers = slice(1, -1, 2) if skip is None else tuple(map(int, skip.split(",")))
-    return Strategy(quota if threshold is None else threshold_rule(threshold), cached(cache), serial, ahead=Ahead(chain(depth), layers))
-
-
-@named("apd")
-def apd(guide: LLaDA | None = None, share: float = 0.7, recompute: int | None = 16, lookahead: int = 100) -> Strategy:
-    """APD (arXiv 2506.00413): from left to right, as many tokens as a model of the next token confirms in one forward.
-
-    guide: the second model, with the same vocabulary: loaded in Python, a folder or a Hugging Face id on the command line
-    share: R; of the model's own logits in the mixture that confirms its tokens, the rest being the guide's; 1 confirms all
-    recompute: W; positions before those written last that are computed anew; none takes all
-    lookahead: M; masks that a forward sees and may write
-    """
-    return left_to_right(Guide(guide, share, 1, correct=False), recompute, lookahead)
-
-
-@named("guided")
-def guided(guide: LLaDA | None = None, top: int = 5, recompute: int | None = 0, lookahead: int = 32) -> Strategy:
-    """Guided diffusion (FlashDLM, arXiv 2505.21467): from left to right, up to the first token of which a model of the next token would not think.
-
-    guide: as in apd
-    top: of how many of the guide's first choices a token must be one; with 1 the guide itself could have written all
-    recompute: as in apd
-    lookahead: as in apd
-    """
-    return left_to_right(Guide(guide, 0.0, top, correct=True), recompute, lookahead)
-
-
-def left_to_right(guide: Guide, recompute: int | None, lookahead: int) -> Strategy:
-    """Draft every mask that may be written, and write what the guide makes of it."""
-    view, schedule = trailing(recompute), frontier(lookahead)
-    return Strategy(threshold_rule(0.0), view, schedule, eos="stop", guide=guide, block_length=1)
-
-
-@named("learn2pd")
-def learn2pd(tau: float = 0.96, filter: str | None = None, cache: CacheName = "prefix") -> Strategy:
-    """Learn2PD (arXiv 2509.25188): a tiny network learns from the confidences of a block which of its tokens are final.
-
-    tau: commit every token that the filter takes for final with a probability above this
-    filter: the network's file, made by `python -m lab.train filter` for one model and one block_length; none takes the embedded model's
-    cache: as in fast-dllm
-    """
-    return Strategy(learned(load_filter(filter or FILTER), tau), cached(cache), serial, eos="stop")
-
-
-@named("prism")
-def prism(
-    n: int = 16,
-    k: int = 4,
-    survivors: int | None = None,
-    decay: float = 1.8,
-    interval: int = 3,
-    search_from: float = 0.1,
-    search_to: float = 0.6,
-    remask: int = 2,
-    threshold: float | None = 0.9,
-    cache: CacheName = "prefix",
-) -> Strategy:
-    """Prism (arXiv 2602.01842): several trajectories, of which the surest go on, copied with some of their tokens masked again.
-
-    n: trajectories at the start
-    k: trajectories that are left when the search is over, at most n; the best of them is the answer
-    survivors: trajectories that go on from each pruning, at most n; none for half of k
-    decay: their number, copies included, falls by this factor with every forward, until k are left
-    interval: forwards from one pruning to the next
-    search_from: the first pruning, as a share of block_length in forwards of the first block
-    search_to: the end of the search, likewise
-    remask: tokens of each copy that are masked again, drawn from three times as many of the least sure
-    threshold: commit every token at least this confident; none commits the quota of `steps`
-    cache: as in fast-dllm
-    """
-    from lab.prism import HierarchicalSearch  # a search around the loop, which is no part of it
-
-    survivors = survivors or max(1, k // 2)
-    for name, value in (("k", k), ("survivors", survivors)):
-        require(value <= n, name, value, f"at most n={n}")
-    require(search_from <= search_to, "search_from", search_from, f"at most search_to={search_to:g}")
-    search = HierarchicalSearch(n, k, survivors, decay, interval, search_from, search_to, remask)
-    rule = quota if threshold is None else threshold_rule(threshold)
-    return Strategy(rule, cached(cache), serial, eos="stop", search=search, temperature=0.7)
-
-
 @named("ar")
 def ar() -> Strategy:
     """Autoregressive decoding: left to right, one token a forward, an exact cache; the baseline, for a model trained to predict the next token."""
@@ -1442,73 +791,6 @@ def ar() -> Strategy:
 
 
 # --- checks: all of them, before any work ----------------------------------------------------------------------------------------------
-
-
-class Option(NamedTuple):
-    """A setting as its function declares it: the command line, the checks and the strategy table are all made from these."""
-
-    name: str
-    kind: type  # int, float, bool, str or, for a second model, LLaDA
-    choices: tuple  # of a Literal, else empty
-    optional: bool  # None is a value, too
-    default: object
-    meaning: str
-
-    def read(self, text: str):
-        """The value that a text stands for; ValueError if it is of another type."""
-        if text == "none" and self.optional:
-            return None
-        if self.kind is LLaDA:
-            return text  # where it is, for the caller to load
-        return text == "true" if self.kind is bool and text in ("true", "false") else self.kind(text)
-
-
-@functools.cache
-def options(function: Callable) -> dict[str, Option]:
-    """The keyword arguments of a builder or of a dataclass, with their meanings from its docstring and those of its bases."""
-    documented = "\n".join(each.__doc__ for each in getattr(function, "__mro__", [function]))
-    meanings = dict(re.findall(r"^ +(\w+): (.+)$", documented, re.MULTILINE))
-    found = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        annotation = parameter.annotation
-        parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-        choices = get_args(parts[0])
-        found[name] = Option(name, str if choices else parts[0], choices, NoneType in parts, parameter.default, meanings[name])
-    return found
-
-
-def require(holds: bool, name: str, value, valid: str) -> None:
-    if not holds:  # also for NaN, which compares false with everything
-        raise ValueError(f"{name} is {value!r}, expected {valid}")
-
-
-def check_kinds(function: Callable, given: dict) -> None:
-    """Refuse values of another type than the function declares, or outside its choices."""
-    for name, value in given.items():
-        option = options(function)[name]
-        if value is None and option.optional:
-            continue
-        if option.choices:
-            require(value in option.choices, name, value, "one of " + ", ".join(option.choices))
-        right = isinstance(value, (int, float) if option.kind is float else option.kind)
-        require(right and isinstance(value, bool) == (option.kind is bool), name, value, f"a value of type {option.kind.__name__}")
-
-
-AT_LEAST_ONE = (
-    "n", "refresh", "width", "depth", "kernel_size", "prompt_interval_steps", "gen_interval_steps", "lookahead", "top", "k", "survivors",
-    "decay", "interval",
-)  # fmt: skip
-AT_MOST_ONE = (
-    "block_add_threshold", "decoded_token_threshold", "confidence_alpha", "beta", "keep_ratio", "transfer_ratio", "share", "search_from",
-    "search_to",
-)  # fmt: skip
-
-
-def check_range(name: str, value) -> None:
-    """Refuse a negative setting of a strategy, or one beyond what its name allows."""
-    if isinstance(value, (int, float)):
-        low, high = (1 if name in AT_LEAST_ONE else 0), (1 if name in AT_MOST_ONE else torch.inf)
-        require(low <= value <= high, name, value, f"at least {low}" if high > 1 else "between 0 and 1")
 
 
 def build(name: str, **given) -> Strategy:
@@ -1589,46 +871,6 @@ def plan(strategy: str | Strategy, settings: dict, template_length: int | None =
     return strategy, chosen
 
 
-def nearest_multiple(value: int, of: int) -> int:
-    return max(1, round(value / of)) * of
-
-
-def check_prompt(prompt, config: Config, settings: Settings) -> list[list[int]]:
-    """One prompt or several, as a tensor or as lists, to a list of lists of ids that fit the model."""
-    rows = check_ids(prompt, "prompt", config)
-    for which, row in rows.items():
-        if config.mask_token_id in row:
-            raise ValueError(f"{which} holds the mask token, id {config.mask_token_id}, which marks what is to be written")
-        if len(row) + settings.gen_length > config.max_sequence_length:
-            raise ValueError(
-                f"{which} has {len(row)} tokens, gen_length is {settings.gen_length}: together more than the model's {config.max_sequence_length}"
-            )
-    return list(rows.values())
-
-
-def check_template(template, config: Config) -> list[list[int]]:
-    """The same of templates, each of which must have a hole; none if there is none."""
-    rows = check_ids(template, "template", config) if template is not None else {}
-    for which, row in rows.items():
-        if config.mask_token_id not in row:
-            raise ValueError(f"{which} has no hole: the mask token, id {config.mask_token_id}, marks what is to be written")
-    return list(rows.values())
-
-
-def check_ids(ids, name: str, config: Config) -> dict[str, list[int]]:
-    """One row of token ids or several, each under what messages call it."""
-    rows = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-    if not rows or not isinstance(rows[0], Sequence):
-        rows = [rows]
-    named_rows = {f"{name} {number}" if len(rows) > 1 else f"the {name}": list(row) for number, row in enumerate(rows)}
-    for which, row in named_rows.items():
-        if not row:
-            raise ValueError(f"{which} is empty: give at least one token")
-        if outside := [token for token in row if not (isinstance(token, int) and 0 <= token < config.vocab_size)]:
-            raise ValueError(f"{which} holds the id {outside[0]}, but the vocabulary ends at {config.vocab_size - 1}")
-    return named_rows
-
-
 def check_model(model: LLaDA, strategy: Strategy) -> None:
     """Refuse a strategy that asks for something which this model does not have, or for a guide whose tokens are others than the model's."""
     if strategy.soften and not hasattr(model, "wte"):
@@ -1647,6 +889,8 @@ def check_model(model: LLaDA, strategy: Strategy) -> None:
 def compiled_score(device: torch.device):
     return kernels.compiled(device)
 
+
+import related  # noqa: E402, F401  whose builders enter themselves into STRATEGIES: everything they need stands above
 
 if __name__ == "__main__":
     from lab.command_line import run

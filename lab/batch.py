@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from dllm import Result, check_prompt, generate, prepare, require
+from dllm import Result, generate, prepare
 from lab import parallel
 from lab.command_line import checked_plan, find_model, open_model, tell, whole_text
+from options import check_prompt, require
 
 BATCH_SIZE = 8
 
@@ -43,7 +44,7 @@ def batch(args: Namespace, settings: dict) -> Callable[[], None]:
     tokenizer, config, load = find_model(args)
     answered, whole = read_answers(args.out, made_by)
     encode = tokenizer.encode if args.raw else lambda text: tokenizer.encode_chat([{"role": "user", "content": text}])
-    questions, bad = read_questions(lines, encode, lambda ids: check_prompt(ids, config, chosen))
+    questions, bad = read_questions(lines, encode, lambda ids: check_prompt(ids, config, chosen.gen_length))
     if changed := [question.id for question in questions if answered.get(question.id, question.prompt) != question.prompt]:
         raise ValueError(f"{args.out} answers another prompt of the id {changed[0]!r}: give another --out")
     open_ones = sorted((q for q in questions if q.id not in answered), key=lambda q: len(q.ids))

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dllm import Graph, decode, rank
+from dllm import decode, rank
 from lab.command_line import TINY, Parser, use_threads
 from lab.compare import encode
 from lab.report import replace_file
 from lab.tasks import problems
 from load_weights import load_model, load_tokenizer
 from model import LLaDA
+from related import Graph
 
 FURTHEST = 4  # commits ahead that are counted
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from dllm import StepLimit, check_prompt, finish, prepare, steps
+from dllm import StepLimit, finish, prepare, steps
 from lab.command_line import checked_plan, find_model, open_model, tell, whole_text, write
+from options import check_prompt
 
 HELP = "/new begins another conversation, /quit ends it"
 
@@ -24,7 +25,7 @@ def chat(args: Namespace, settings: dict) -> Callable[[], None]:
 
         check_flags(args, strategy)
     tokenizer, config, load = find_model(args)
-    check_prompt(tokenizer.encode_chat([{"role": "user", "content": "?"}]), config, chosen)
+    check_prompt(tokenizer.encode_chat([{"role": "user", "content": "?"}]), config, chosen.gen_length)
     model = open_model(args, settings, load)
 
     def talk() -> None:

@@ -17,23 +17,11 @@ from pathlib import Path
 
 import torch
 
-from dllm import (
-    DEFAULT,
-    FILTER,
-    STRATEGIES,
-    Option,
-    Settings,
-    StepLimit,
-    Strategy,
-    check_prompt,
-    finish,
-    options,
-    plan,
-    prepare,
-    steps,
-)
+from dllm import DEFAULT, STRATEGIES, Settings, StepLimit, Strategy, finish, plan, prepare, steps
 from load_weights import DTYPES, load_config, load_model, load_tokenizer
 from model import LLaDA
+from options import Option, check_prompt, options
+from related import FILTER
 
 TINY = Path(__file__).parent.parent / "weights" / "tiny"
 
@@ -280,7 +268,7 @@ def single(args: argparse.Namespace, settings: dict) -> Callable[[], None]:
         ids = infill.beginning(tokenizer)
     else:
         ids = tokenizer.encode(text) if args.raw else tokenizer.encode_chat([{"role": "user", "content": text}])
-    check_prompt(ids, config, checked_plan(args, settings, holes and len(holes))[1])
+    check_prompt(ids, config, checked_plan(args, settings, holes and len(holes))[1].gen_length)
     model = open_model(args, settings, load)
     canvas = prepare(model, ids, args.strategy, settings, holes)
 

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dllm import Result, Rule, Scores, Settings, Strategy, Window, decode, find_builder, generate, options, plan, rank
+from dllm import Result, Rule, Scores, Settings, Strategy, Window, decode, find_builder, generate, plan, rank
 from lab import parallel
 from lab.command_line import load_guide, made_for, use_threads
 from lab.report import about, table
 from lab.tasks import TASKS, Problem, check, problems
 from load_weights import DTYPES, load_model, load_tokenizer
+from options import options
 
 STORIES = ("one-step", "two-step", "three-step", "four-step")
 

@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dllm import block_mask, require
+from dllm import block_mask
 from lab.train import Job, Run
 from load_weights import load_config, load_model, save_adapter
 from model import LLaDA
+from options import require
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "attn_out")
 

@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dllm import STRATEGIES, CacheName, check_kinds, decode, options, plan, require
+from dllm import STRATEGIES, CacheName, decode, plan
 from lab.command_line import Parser, use_threads
 from lab.compare import encode, with_oracle
 from lab.tasks import problems
 from load_weights import load_model, load_tokenizer, save_filter
+from options import check_kinds, options, require
 
 BATCH = 16  # problems that are decoded together
 HELD_OUT = 0.1  # share of the pairs, the last, that the filter is only judged by

@@ -6,7 +6,8 @@ Each observer takes an iterator of steps and passes it on, and is imported only 
 from argparse import Namespace
 from collections.abc import Iterator
 
-from dllm import Canvas, Step, Strategy, find_builder, options, require
+from dllm import Canvas, Step, Strategy, find_builder
+from options import options, require
 
 
 def check_flags(args: Namespace, strategy: Strategy) -> None:

@@ -14,8 +14,8 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 import torch
 import torch.distributed as dist
 
-from dllm import require
 from model import LLaDA
+from options import require
 
 
 def processes() -> int:

@@ -38,13 +38,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from dllm import options, require
 from lab import bench
 from lab.command_line import Parser
 from lab.tasks import Random, problems
 from lab.tokenizer import ROUND, build, chat, save_tokenizer
 from load_weights import save_model
 from model import Config, LLaDA
+from options import options, require
 
 
 @dataclass(frozen=True)

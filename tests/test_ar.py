@@ -5,10 +5,10 @@ import pickle
 import pytest
 import torch
 from conftest import random_model, random_prompt
-from lab import ar, d2f, train
-from lab.train import collate
 
 import dllm
+from lab import ar, d2f, train
+from lab.train import collate
 from load_weights import load_model, load_tokenizer
 
 

@@ -12,6 +12,7 @@ from test_dllm import LENGTHS, answers, run, same, seeds
 from test_related import changed
 
 import dllm
+import related
 from dllm import Look, Strategy, decode
 from lab.oracle import Oracle
 
@@ -64,9 +65,9 @@ def test_sparse_keeps_what_was_asked_for_most():
     canvas.cache = canvas.model.new_cache(1, 8)
     canvas.cache.demand[:] = torch.tensor([[[1.0, 5, 0, 99, 99, 2, 4, 3]], [[6.0, 0, 1, 99, 99, 2, 3, 0]]])
     window = dllm.Window(3, 5, 2, 3, 3, None, torch.ones(1, 1, dtype=torch.bool), canvas.live, canvas.turns)
-    assert dllm.evicting(0.5, 1)(canvas, window).visible[:, 0].tolist() == [[1, 3, 4, 6, 7], [0, 3, 4, 5, 6]]
+    assert related.evicting(0.5, 1)(canvas, window).visible[:, 0].tolist() == [[1, 3, 4, 6, 7], [0, 3, 4, 5, 6]]
     # the slots outside are 0 1 2 5 6 7; with their neighbours they count 5 5 5 4 4 4 and 6 6 2 3 3 3, and slot 2 stands beside slot 5
-    assert dllm.evicting(0.5, 3)(canvas, window).visible[:, 0].tolist() == [[0, 1, 2, 3, 4], [0, 1, 3, 4, 5]]
+    assert related.evicting(0.5, 3)(canvas, window).visible[:, 0].tolist() == [[0, 1, 2, 3, 4], [0, 1, 3, 4, 5]]
 
 
 def test_sparse_layers_and_rows_choose_for_themselves():
@@ -80,10 +81,10 @@ def test_sparse_layers_and_rows_choose_for_themselves():
 def test_drafts_over_sparse_are_lossless(seed, cfg_scale):
     """Would catch drafts of a forward that evicts, whose keys would be those of a copy, and drafts that see another row's slots."""
     prompts = [random_prompt(seed, 7), random_prompt(seed + 1, 4)]
-    view = dllm.evicting(0.4, 3)
+    view = related.evicting(0.4, 3)
     plain, drafted = (
         run(seed, Strategy(dllm.quota, view, dllm.serial, ahead=ahead), *prompts, cfg_scale=cfg_scale)
-        for ahead in (None, dllm.Ahead(dllm.chain(4)))
+        for ahead in (None, related.Drafts(related.chain(4)))
     )
     assert plain.tokens.equal(drafted.tokens) and all(a >= b for a, b in zip(plain.forwards, drafted.forwards))
 
@@ -98,7 +99,7 @@ def test_d3llm_that_refreshes_always_is_no_cache(seed):
     """Would catch a cached path that differs in more than staleness."""
     prompts = [random_prompt(seed, 9), random_prompt(seed + 1, 4)]
     schedule = dllm.pipeline(0.1, 0.5, first_only=True)
-    plain = Strategy(dllm.entropy_rule(1.0), dllm.full, schedule, eos="stop", remasking="entropy")
+    plain = Strategy(related.entropy_rule(1.0), dllm.full, schedule, eos="stop", remasking="entropy")
     assert same(run(seed, plain, *prompts), run(seed, "d3llm", *prompts, delay=0, refresh=1, **PIPE))
 
 
@@ -186,7 +187,7 @@ def test_rows_of_dllm_cache_are_those_it_computes():
 @given(seeds, st.sampled_from(["evicting", "partly", "delayed"]))
 def test_views_that_are_refreshed_in_every_forward_equal_none(seed, name):
     """Would catch an approximation beyond staleness."""
-    fresh = {"evicting": dllm.evicting(0.5, 3), "partly": dllm.partly(25, 5, 0.25), "delayed": dllm.delayed(8)}[name]
+    fresh = {"evicting": related.evicting(0.5, 3), "partly": related.partly(25, 5, 0.25), "delayed": related.delayed(8)}[name]
 
     def always(s, window):
         return fresh(s, dataclasses.replace(window, age=0))
@@ -209,17 +210,17 @@ def test_the_caches_differ_where_they_approximate():
 def test_what_a_cache_cannot_be_combined_with_is_refused():
     """Would catch a combination that runs and is wrong, and one that is refused although it is right."""
     pipe = dllm.pipeline(0.1, 0.95)
-    for view in (dllm.evicting(0.5, 3), dllm.partly(25, 5, 0.25), dllm.delayed(8)):
+    for view in (related.evicting(0.5, 3), related.partly(25, 5, 0.25), related.delayed(8)):
         with pytest.raises(ValueError, match="pipelined blocks need a view without stale slots, or one that is refreshed by"):
             Strategy(dllm.threshold_rule(0.9), view, pipe)
     with pytest.raises(ValueError, match="needs pipelined blocks"):
-        Strategy(dllm.threshold_rule(0.9), dllm.settling(1, 4), dllm.serial)
+        Strategy(dllm.threshold_rule(0.9), related.settling(1, 4), dllm.serial)
     with pytest.raises(ValueError, match="drafts need one block at a time"):
-        Strategy(dllm.quota, dllm.partly(25, 5, 0.25), dllm.serial, ahead=dllm.Ahead(dllm.chain(4)))
+        Strategy(dllm.quota, related.partly(25, 5, 0.25), dllm.serial, ahead=related.Drafts(related.chain(4)))
     with pytest.raises(ValueError, match="contradicts a cache"):
-        Strategy(dllm.editing(0.9, 0.9), dllm.partly(25, 5, 0.25), dllm.serial)
-    for rule in (dllm.editing(0.6, 0.4), dllm.Saber(2, 8)):  # which change nothing outside the block
-        assert MASK not in answers(run(3, Strategy(rule, dllm.evicting(0.5, 3), dllm.serial)))[0]
+        Strategy(related.editing(0.9, 0.9), related.partly(25, 5, 0.25), dllm.serial)
+    for rule in (related.editing(0.6, 0.4), related.Saber(2, 8)):  # which change nothing outside the block
+        assert MASK not in answers(run(3, Strategy(rule, related.evicting(0.5, 3), dllm.serial)))[0]
     for name, setting in (("sparse", "keep_ratio"), ("dllm-cache", "transfer_ratio")):
         with pytest.raises(ValueError, match=f"{setting} is 1.5, expected between 0 and 1"):
             dllm.build(name, **{setting: 1.5})

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import dllm
 import load_weights
 from lab import command_line
+from options import options
 
 ROOT = Path(__file__).parent.parent
 SHORT = ["--gen-length", "16", "--block-length", "8"]
@@ -84,7 +85,7 @@ def test_list_explains_every_strategy_and_setting(capsys):
     assert code == 0 and err == ""
     for name, builder in dllm.STRATEGIES.items():
         assert f"\n{name}\n" in "\n" + out
-        for option in dllm.options(builder):
+        for option in options(builder):
             assert "--" + option.replace("_", "-") + " " in out
 
 

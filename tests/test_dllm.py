@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dllm
-from dllm import STRATEGIES, Scores, Settings, StepLimit, Strategy, Window, build, decode, generate, options
+from dllm import STRATEGIES, Scores, Settings, StepLimit, Strategy, Window, build, decode, generate
+from options import options
 
 CACHES = get_args(dllm.CacheName)
 GUIDE = {"guide": random_model(7), "block_length": 1}

@@ -13,6 +13,7 @@ from conftest import random_filter
 
 import dllm
 from lab import bench, browser, calibrate, command_line, gallery, trace
+from options import options
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,7 +30,7 @@ def strategies_table() -> str:
     rows = ["| strategy | what it does | settings |", "|---|---|---|"]
     for name, builder in dllm.STRATEGIES.items():
         paper, what = re.fullmatch(r"(.*?): (.*)\.", builder.__doc__.partition("\n")[0]).groups()
-        settings = ", ".join(f"`{o.name}` {command_line.shown(o.default)}" for o in dllm.options(builder).values())
+        settings = ", ".join(f"`{o.name}` {command_line.shown(o.default)}" for o in options(builder).values())
         rows.append(f"| [{name}](docs/{name}.md) | {paper}: {what} | {settings} |")
     return "\n".join(rows) + "\n"
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from test_dllm import CACHES, GREEDY, LENGTHS, answers, committed, run, same, seeds
 
 import dllm
+import related
 from dllm import Scores, Strategy, decode
 from lab import command_line, compare, filter, train
 from load_weights import FILTER_PARTS, load_filter, save_filter
@@ -26,9 +27,9 @@ def test_the_rule_is_two_layers_on_the_confidences_of_a_block():
     parts = [torch.eye(8), torch.full((8,), -0.25), weight, torch.full((8,), -2.0)]
     bias = lambda confidence: 1 / (1 + torch.exp(torch.tensor(2 - 10 * (confidence - 0.25))))  # noqa: E731
     odds = [0.5, 0.5, 0.5, 0.5, 0.5, 0.75, 0.5, 0.5]
-    assert committed(dllm.learned(parts, bias(0.75) - 1e-4), confidence=odds) == [2]
-    assert committed(dllm.learned(parts, bias(0.75) + 1e-4), confidence=odds) == []
-    assert committed(dllm.learned(parts, bias(1.0) - 1e-4), confidence=odds, masked=[2, 3]) == [2]  # cell 5 is written now
+    assert committed(related.learned(parts, bias(0.75) - 1e-4), confidence=odds) == [2]
+    assert committed(related.learned(parts, bias(0.75) + 1e-4), confidence=odds) == []
+    assert committed(related.learned(parts, bias(1.0) - 1e-4), confidence=odds, masked=[2, 3]) == [2]  # cell 5 is written now
 
 
 @given(seeds, st.sampled_from(CACHES), st.sampled_from([1.0, 1.5]))
@@ -36,7 +37,7 @@ def test_a_tau_of_one_commits_one_token_a_forward(seed, cache, tau):
     """Would catch a rule that accepts what is as sure as tau: a sigmoid is 1.0 in float32 long before it is in truth."""
     sure = [torch.eye(8), torch.zeros(8), torch.zeros(8, 8), torch.full((8,), 99.0)]
     vanilla = run(seed, "fast-dllm", threshold=None, cache=cache)
-    assert same(run(seed, Strategy(dllm.learned(sure, tau), dllm.cached(cache), dllm.serial)), vanilla)
+    assert same(run(seed, Strategy(related.learned(sure, tau), dllm.cached(cache), dllm.serial)), vanilla)
     assert same(run(seed, "learn2pd", filter=FILTER, tau=tau, cache=cache, eos="fill"), vanilla)
 
 
@@ -53,7 +54,7 @@ def test_a_filter_differs_from_a_threshold():
 @given(seeds)
 def test_it_works_in_a_pipeline_and_with_drafts(seed):
     """Would catch a filter that is called for several blocks at once, and logits that drafts change."""
-    rule = dllm.learned(load_filter(FILTER), 0.5)
+    rule = related.learned(load_filter(FILTER), 0.5)
     steps = list(decode(random_model(seed), random_prompt(seed, 5), Strategy(rule, dllm.block_causal, dllm.pipeline(0.1, 0.95)), **LENGTHS))
     assert not (steps[-1].x == MASK).any()
     for step in steps:
@@ -62,7 +63,7 @@ def test_it_works_in_a_pipeline_and_with_drafts(seed):
             *scores, candidates, commit = (line[:, n] for line in lines)
             accepted = rule(Scores(*scores), candidates, step.window) & candidates
             assert commit.equal(accepted) or (not accepted.any() and commit.sum() <= 1)
-    drafted = Strategy(rule, dllm.cached("dual"), dllm.serial, ahead=dllm.Ahead(dllm.chain(4)))
+    drafted = Strategy(rule, dllm.cached("dual"), dllm.serial, ahead=related.Drafts(related.chain(4)))
     assert run(seed, drafted).tokens.equal(run(seed, Strategy(rule, dllm.cached("dual"), dllm.serial)).tokens)
 
 
@@ -148,7 +149,7 @@ def test_a_filter_learns_what_a_threshold_cannot():
     network = filter.fit(pairs[:300], filter.Settings(steps=400, block_length=8, adam=1e-2))
     accepted, wrong, plain = filter.judge(network, pairs[300:], 0.5)
     assert 0.6 < accepted < 0.85 and wrong < 0.15 and plain > 0.25
-    rule = dllm.learned(list(network.parameters()), 0.5)
+    rule = related.learned(list(network.parameters()), 0.5)
     assert committed(rule, confidence=[0.1, 0.9, 0.2, 0.1, 0.1, 0.95, 0.1, 0.1]) == [0, 2, 6]
 
 

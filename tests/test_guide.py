@@ -7,12 +7,14 @@ import torch
 from conftest import EOS, MASK, VOCABULARY, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
-from lab.oracle import Memory
 from test_dllm import LENGTHS, answers, run, same, seeds
 
 import dllm
-from dllm import Guide, Strategy, decode
+import related
+from dllm import Strategy, decode
+from lab.oracle import Memory
 from model import LLaDA
+from related import Reader
 
 ONE = {"block_length": 1}
 
@@ -62,7 +64,7 @@ def pair(seed: int, error: float = 1.0, **settings):
     common = {"eos": settings.pop("eos", "stop"), "gen_length": 32}
     guide = Bigram(seed)
     recompute, lookahead = settings.pop("recompute"), settings.pop("lookahead")
-    mine = dllm.left_to_right(Guide(guide, **settings), recompute, lookahead)
+    mine = related.left_to_right(Reader(guide, **settings), recompute, lookahead)
     return dllm.generate(Drafter(seed, error), random_prompt(seed, 6), mine, **common), guide
 
 
@@ -142,7 +144,7 @@ def test_that_guide_does_accept_much():
 def test_apd_with_no_share_of_its_own_keeps_only_its_first_tokens_against_the_guide(seed):
     """Would catch a first token that is not the model's, and others that are not the guide's."""
     prompt, guide = random_prompt(seed, 6), Bigram(seed)
-    mine = dllm.left_to_right(Guide(guide, 0.0, 1, correct=False), 4, 32)
+    mine = related.left_to_right(Reader(guide, 0.0, 1, correct=False), 4, 32)
     longest = 0
     for step in decode(Drafter(seed, 1.0), prompt, mine, gen_length=32, eos="fill"):
         cells = step.commit[0].nonzero()[:, 0]
@@ -200,8 +202,8 @@ def test_rows_count_both_models():
 def test_a_rule_may_draft_less():
     """Would catch a guide that judges what was not drafted: with a threshold, the run ends at an unsure token, which the guide may write."""
     for seed in range(8):
-        guide = Guide(random_model(seed + 1), 0.0, VOCABULARY, correct=True)
-        mine = Strategy(dllm.threshold_rule(0.5), dllm.trailing(0), dllm.frontier(8), guide=guide, block_length=1)
+        guide = Reader(random_model(seed + 1), 0.0, VOCABULARY, correct=True)
+        mine = Strategy(dllm.threshold_rule(0.5), related.trailing(0), related.frontier(8), guide=guide, block_length=1)
         for step in decode(random_model(seed), random_prompt(seed, 6), mine, gen_length=24):
             drafted = step.candidates & ((step.scores.confidence >= 0.5) | step.window.must)
             run = int(drafted[0].int().cumprod(-1).sum())
@@ -227,13 +229,13 @@ def test_what_makes_no_sense_is_refused():
     stranger.config = SimpleNamespace(**vars(stranger.config) | {"vocab_size": 50})
     with pytest.raises(ValueError, match="the guide's vocab_size is 50, expected 40 as in the model it guides"):
         decode(model, [1], "guided", guide=stranger)
-    guide, rule = Guide(model, 0.0, 1, True), dllm.threshold_rule(0.0)
+    guide, rule = Reader(model, 0.0, 1, True), dllm.threshold_rule(0.0)
     for view, schedule, judge in (
-        (dllm.full, dllm.serial, guide), (dllm.full, dllm.frontier(4), None), (dllm.trailing(0), dllm.serial, None),
+        (dllm.full, dllm.serial, guide), (dllm.full, related.frontier(4), None), (related.trailing(0), dllm.serial, None),
     ):  # fmt: skip
         with pytest.raises(ValueError, match="a guide needs the frontier schedule, and that schedule and the trailing view need a guide"):
             Strategy(rule, view, schedule, guide=judge)
     with pytest.raises(ValueError, match="pipelined blocks need a view without stale slots"):
-        Strategy(rule, dllm.cached("dual"), dllm.frontier(4), guide=guide)
+        Strategy(rule, dllm.cached("dual"), related.frontier(4), guide=guide)
     with pytest.raises(ValueError, match="drafts need one block at a time"):
-        Strategy(rule, dllm.full, dllm.frontier(4), guide=guide, ahead=dllm.Ahead(dllm.chain(2)))
+        Strategy(rule, dllm.full, related.frontier(4), guide=guide, ahead=related.Drafts(related.chain(2)))

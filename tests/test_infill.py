@@ -71,6 +71,15 @@ def test_a_template_of_masks_is_none(seed, case):
 
 
 @given(seeds, case)
+def test_the_iterator_fills_the_same_template(seed, case):
+    """Would catch a `decode` that starts from masks although it was given a template."""
+    strategy, settings = case
+    prompt, template = random_prompt(seed, 6), holes(seed)
+    *_, last = dllm.decode(random_model(seed), prompt, strategy, template=template, block_length=8, **settings)
+    assert last.x.equal(fill(seed, strategy, template, prompt, **settings).tokens)
+
+
+@given(seeds, case)
 def test_templates_of_a_batch_equal_each_alone(seed, case):
     """Would catch blocks that one row has open because another has, and padding behind a short template that is written."""
     strategy, settings = case

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from test_dllm import CACHES, LENGTHS, answers, run, same, seeds
 
 import dllm
+import related
 from dllm import Strategy, decode
 from lab import command_line, prism
 from load_weights import load_filter
@@ -202,12 +203,12 @@ def test_any_rule_that_remembers_nothing_can_be_searched(seed, rule):
     """Would catch a search that leans on the rule it is usually paired with: rows of a batch decode as they do alone."""
     rules = {
         "leap": dllm.local_leap(0.7, 0.3, 2),
-        "hierarchy": dllm.hierarchy(0.3, 0.7),
-        "conv": dllm.convolution(5, 1.0),
-        "filter": dllm.learned(load_filter(random_filter(8)), 0.5),
+        "hierarchy": related.hierarchy(0.3, 0.7),
+        "conv": related.convolution(5, 1.0),
+        "filter": related.learned(load_filter(random_filter(8)), 0.5),
         "dkv": dllm.threshold_rule(0.6),
     }
-    view = dllm.delayed(3) if rule == "dkv" else dllm.cached("dual")
+    view = related.delayed(3) if rule == "dkv" else dllm.cached("dual")
     search = prism.HierarchicalSearch(4, 2, 2, 1.3, 1, 0.1, 0.9, 2)
     mine = Strategy(rules[rule], view, dllm.serial, search=search)
     prompts = [random_prompt(seed, 7), random_prompt(seed + 1, 4)]
@@ -222,7 +223,7 @@ def test_a_copy_takes_the_cache_of_its_parent(seed):
     search, rule = prism.HierarchicalSearch(6, 2, 2, 1.1, 1, 0.1, 0.9, 2), dllm.threshold_rule(0.8)
     cached, plain = (
         run(seed, Strategy(rule, view, dllm.serial, search=search), layers=1, temperature=0.7, seed=seed)
-        for view in (dllm.delayed(100), dllm.full)
+        for view in (related.delayed(100), dllm.full)
     )
     assert same(cached, plain) and cached.rows < plain.rows
 
@@ -232,9 +233,9 @@ def test_what_cannot_be_searched_is_refused():
     search = prism.HierarchicalSearch(4, 2, 2, 1.3, 1, 0.1, 0.9, 2)
     plain = dllm.threshold_rule(0.5)
     for rule, view, schedule, more in [
-        (dllm.Saber(2, 8), dllm.full, dllm.serial, {}),
-        (plain, dllm.full, dllm.serial, {"adjust": dllm.Credit(1, 1, 1)}),
-        (plain, dllm.full, dllm.serial, {"ahead": dllm.Ahead(dllm.chain(4))}),
+        (related.Saber(2, 8), dllm.full, dllm.serial, {}),
+        (plain, dllm.full, dllm.serial, {"adjust": related.Credit(1, 1, 1)}),
+        (plain, dllm.full, dllm.serial, {"ahead": related.Drafts(related.chain(4))}),
         (plain, dllm.block_causal, dllm.pipeline(0.1, 0.9), {}),
     ]:
         with pytest.raises(ValueError, match="a search copies canvases and caches"):

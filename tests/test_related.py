@@ -7,11 +7,12 @@ import torch
 from conftest import MASK, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
-from lab.oracle import Oracle
 from test_dllm import CACHES, LENGTHS, ONE, answers, committed, run, same, seeds
 
 import dllm
+import related
 from dllm import Scores, Strategy, Window, decode
+from lab.oracle import Oracle
 
 
 def changed(strategy, settings, other, others) -> int:
@@ -24,8 +25,8 @@ def changed(strategy, settings, other, others) -> int:
 
 def test_hierarchy_on_the_worked_example():
     """Would catch runs that are joined over a written token, and a best token of each run that is not the surest."""
-    assert committed(dllm.hierarchy(0.4, 0.9), masked=[0, 1, 2, 4, 5, 7]) == [0, 4, 7]
-    assert committed(dllm.hierarchy(0.55, 0.78), masked=[0, 1, 2, 4, 5, 7]) == [0, 1, 4]
+    assert committed(related.hierarchy(0.4, 0.9), masked=[0, 1, 2, 4, 5, 7]) == [0, 4, 7]
+    assert committed(related.hierarchy(0.55, 0.78), masked=[0, 1, 2, 4, 5, 7]) == [0, 1, 4]
 
 
 @given(seeds, st.sampled_from(["none", "dual"]))
@@ -53,7 +54,7 @@ def test_credit_of_weight_zero_is_the_plain_threshold(seed, threshold):
 
 def test_credit_grows_with_every_forward_that_agrees():
     """Would catch credit that is not kept, not faded, given to written cells, or carried into the next block."""
-    credit, candidates = dllm.Credit(alpha=2.0, gamma=0.5, beta=0.5), torch.tensor([[True, False]])
+    credit, candidates = related.Credit(alpha=2.0, gamma=0.5, beta=0.5), torch.tensor([[True, False]])
     logits = torch.tensor([[[0.0, 0.0, 2.0], [0.0, 0.0, 2.0]]])
     confidence = logits[0, 0].softmax(-1)[2].item()
     for age, owned in ((0, 1.0), (1, 1.5), (2, 1.75), (0, 1.0)):
@@ -68,7 +69,7 @@ def test_smoothing_of_weight_zero_is_the_plain_decoder(seed, cache, threshold):
     """Would catch softened masks that change more than the weight says, to the last bit, and a threshold that sinks unasked."""
     plain = run(seed, "fast-dllm", threshold=threshold, cache=cache)
     rule = dllm.quota if threshold is None else dllm.threshold_rule(threshold)
-    mine = Strategy(rule, dllm.cached(cache), dllm.serial, soften=dllm.smoothing(0.0, 0.0, 0.0))
+    mine = Strategy(rule, dllm.cached(cache), dllm.serial, soften=related.smoothing(0.0, 0.0, 0.0))
     assert same(run(seed, mine), plain)
     if threshold:
         named = run(seed, "smoothing", threshold=threshold, weight=0.0, growth=0.0, fall=None, cache=cache)
@@ -95,13 +96,13 @@ def test_smoothing_adds_the_expected_embedding_of_the_step_before(seed):
 @given(seeds, st.sampled_from(["leap", "hierarchy", "saber", "editing", "quota"]), st.sampled_from([0.0, 0.7]), st.data())
 def test_smoothing_works_with_any_rule_cache_and_schedule(seed, rule, cfg_scale, data):
     """Would catch rows of a batch whose masks are softened by one another, or by the forwards in which they waited."""
-    views = {cache: dllm.cached(cache) for cache in CACHES} | {"delayed": dllm.delayed(3), "pruned": dllm.cached("prefix", 3)}
+    views = {cache: dllm.cached(cache) for cache in CACHES} | {"delayed": related.delayed(3), "pruned": dllm.cached("prefix", 3)}
     if rule in ("saber", "editing"):
         del views["delayed"]
     mine = {"rule": RULES[rule], "view": views[data.draw(st.sampled_from(list(views)))], "schedule": dllm.serial}
     if rule == "leap" and data.draw(st.booleans()):
         mine |= {"view": dllm.block_causal, "schedule": dllm.pipeline(0.1, 0.5)}
-    mine = Strategy(**mine, soften=dllm.smoothing(0.15, 0.02, 0.3))  # more of it feeds back rounding errors
+    mine = Strategy(**mine, soften=related.smoothing(0.15, 0.02, 0.3))  # more of it feeds back rounding errors
     prompts = [random_prompt(seed + i, length) for i, length in enumerate((9, 3, 6))]
     together = run(seed, mine, *prompts, cfg_scale=cfg_scale)
     assert answers(together) == [answers(run(seed, mine, prompt, cfg_scale=cfg_scale))[0] for prompt in prompts]
@@ -150,7 +151,7 @@ def test_editing_replaces_only_what_the_model_has_left():
     """Would catch an edit of a full block or of a finished row, and edits below the threshold. Candidates are cells 0 and 1."""
     scores = Scores(torch.full((2, 4), 7), 1 / torch.tensor([[0.9, 0.5, 0.95, 0.6]] * 2) - 1, torch.zeros(2, 4), torch.zeros(2, 4))
     candidates = torch.tensor([[True, True, False, False], [False] * 4])
-    write, token = dllm.editing(0.8, 0.9)(scores, candidates, None)
+    write, token = related.editing(0.8, 0.9)(scores, candidates, None)
     assert write.tolist() == [[True, False, True, False], [False] * 4] and (token == 7).all()
 
 
@@ -292,7 +293,7 @@ def test_they_differ_where_they_approximate():
 
 def test_memory_of_a_rule_is_that_of_one_decode():
     """Would catch state that leaks from one decode into the next when a Strategy is used twice."""
-    mine = Strategy(dllm.Saber(2, 8), dllm.full, dllm.serial, adjust=dllm.Credit(0.7, 0.2, 0.8))
+    mine = Strategy(related.Saber(2, 8), dllm.full, dllm.serial, adjust=related.Credit(0.7, 0.2, 0.8))
     assert answers(run(3, mine)) == answers(run(3, mine))
     for prompts in ([[1, 2, 3]], [[1, 2, 3], [4, 5]]):
         assert answers(run(3, mine, *prompts))[0] == answers(run(3, mine, [1, 2, 3]))[0]
@@ -350,11 +351,11 @@ def test_freedave_is_lossless(seed, depth, cache, threshold):
 
 
 RULES = {
-    "hierarchy": dllm.hierarchy(0.3, 0.7),
+    "hierarchy": related.hierarchy(0.3, 0.7),
     "leap": dllm.local_leap(0.7, 0.3, 2),
-    "conv": dllm.convolution(5, 1.0),
-    "saber": dllm.Saber(2, 8),
-    "editing": dllm.editing(0.6, 0.4),
+    "conv": related.convolution(5, 1.0),
+    "saber": related.Saber(2, 8),
+    "editing": related.editing(0.6, 0.4),
     "quota": dllm.quota,
 }
 
@@ -367,8 +368,8 @@ def test_any_graph_is_lossless_for_any_rule(seed, rule, credit, temperature, cfg
     prompts = [random_prompt(seed, 7), random_prompt(seed + 1, 4)]
     settings = {"temperature": temperature, "cfg_scale": cfg_scale, "steps": 12 if rule in ("quota", "conv") else None}
     results = []
-    for ahead in (None, dllm.Ahead(graph)):
-        adjust = dllm.Credit(0.7, 0.2, 0.8) if credit else None
+    for ahead in (None, related.Drafts(graph)):
+        adjust = related.Credit(0.7, 0.2, 0.8) if credit else None
         mine = Strategy(RULES[rule], dllm.cached("dual"), dllm.serial, adjust=adjust, ahead=ahead)
         results.append(run(seed, mine, *prompts, **settings))
     assert results[0].tokens.equal(results[1].tokens)
@@ -392,7 +393,7 @@ def test_swift_is_lossless_for_any_layers(seed, skip, cache, threshold):
 def test_skipping_no_layer_is_freedave_with_a_draft_forward_too_many():
     """Would catch draft forwards, or their rows, that are not counted: drafts of the whole network are right, one commit for one forward."""
     for seed in range(5):
-        rule = Strategy(dllm.quota, dllm.cached("dual"), dllm.serial, ahead=dllm.Ahead(dllm.chain(2), skip=()))
+        rule = Strategy(dllm.quota, dllm.cached("dual"), dllm.serial, ahead=related.Drafts(related.chain(2), skip=()))
         result, plain = run(seed, rule), run(seed, "fast-dllm", cache="dual", threshold=None)
         assert result.tokens.equal(plain.tokens) and result.nfe == 3 * (1 + 2 * 4)  # a block: 1, then a draft and a check for two commits
         assert result.rows == 3 * (plain.rows // 3 - 7 * 8 + 4 * (8 + 2 * 8))
@@ -402,7 +403,7 @@ def test_fewer_layers_draft_worse():
     """Negative control for the two tests above: were the layers not left out, any set would save as many forwards as none."""
     nfe = {
         skip: sum(
-            run(seed, Strategy(dllm.quota, dllm.cached("dual"), dllm.serial, ahead=dllm.Ahead(dllm.chain(4), skip)), layers=4).nfe
+            run(seed, Strategy(dllm.quota, dllm.cached("dual"), dllm.serial, ahead=related.Drafts(related.chain(4), skip)), layers=4).nfe
             for seed in range(4)
         )
         for skip in ((), (1,), (0, 1, 2))
@@ -420,20 +421,24 @@ def test_layers_that_do_not_exist_are_refused():
 def test_what_cannot_be_combined_is_refused():
     """Would catch a combination that runs and is wrong."""
     with pytest.raises(ValueError, match="drafts and softened masks cannot be combined"):
-        Strategy(dllm.quota, dllm.full, dllm.serial, ahead=dllm.Ahead(dllm.chain(4)), soften=dllm.smoothing(0.1, 0.0, 0.1))
+        Strategy(dllm.quota, dllm.full, dllm.serial, ahead=related.Drafts(related.chain(4)), soften=related.smoothing(0.1, 0.0, 0.1))
     with pytest.raises(ValueError, match="softened masks are mixtures of embeddings, and this model has none"):
         decode(Oracle("bits-4"), Oracle("bits-4").encode_chat([]), "smoothing", gen_length=4, block_length=4)
-    for view, schedule in ((dllm.delayed(8), dllm.serial), (dllm.block_causal, dllm.pipeline(0.1, 0.95))):
+    for view, schedule in ((related.delayed(8), dllm.serial), (dllm.block_causal, dllm.pipeline(0.1, 0.95))):
         with pytest.raises(ValueError, match="drafts need one block at a time"):
-            Strategy(dllm.threshold_rule(0.5), view, schedule, ahead=dllm.Ahead(dllm.chain(4)))
+            Strategy(dllm.threshold_rule(0.5), view, schedule, ahead=related.Drafts(related.chain(4)))
     pipe = dllm.pipeline(0.1, 0.95)
-    for rule, adjust in ((dllm.Saber(2, 8), None), (dllm.editing(0.9, 0.9), None), (dllm.threshold_rule(0.9), dllm.Credit(1, 1, 1))):
+    for rule, adjust in (
+        (related.Saber(2, 8), None),
+        (related.editing(0.9, 0.9), None),
+        (dllm.threshold_rule(0.9), related.Credit(1, 1, 1)),
+    ):
         with pytest.raises(ValueError, match="needs one block at a time"):
             Strategy(rule, dllm.full, pipe, adjust=adjust)
     with pytest.raises(ValueError, match="a quota of tokens per step has no meaning"):
-        Strategy(dllm.convolution(5, 1.0), dllm.full, pipe)
+        Strategy(related.convolution(5, 1.0), dllm.full, pipe)
     with pytest.raises(ValueError, match="steps 2 do not divide evenly among 3 blocks"):
         run(0, "conv", steps=2)
-    for rule in (dllm.Saber(2, 8), dllm.editing(0.9, 0.9)):
+    for rule in (related.Saber(2, 8), related.editing(0.9, 0.9)):
         with pytest.raises(ValueError, match="contradicts a cache"):
-            Strategy(rule, dllm.delayed(8), dllm.serial)
+            Strategy(rule, related.delayed(8), dllm.serial)

@@ -19,6 +19,7 @@ from test_dllm import DRAFTING, GUIDED, LENGTHS, REVISING, SEARCHING, one_canvas
 import dllm
 from lab import command_line
 from lab import trace as traces
+from options import options
 
 ROOT = Path(__file__).parent.parent
 
@@ -132,7 +133,7 @@ def test_the_header_says_what_was_run(saved, capsys, tmp_path):
         "exact": False,
     }
     assert header["settings"]["gen_length"] == 16 and header["settings"]["eos"] == "fill" and header["special"] == {"mask": 39, "eos": 38}
-    assert set(header["settings"]) == set(dllm.options(dllm.Settings)) and header["versions"]["torch"] == torch.__version__
+    assert set(header["settings"]) == set(options(dllm.Settings)) and header["versions"]["torch"] == torch.__version__
     assert "".join(header["tokens"][str(i)] for i in header["prompt"]) == "hello? "
     assert len(forwards) <= 16 and all(record["ms"] > 0 for record in forwards)
 

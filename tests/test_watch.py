@@ -26,6 +26,7 @@ from test_dllm import DRAFTING, GUIDED, LENGTHS, one_canvas, seeds
 
 import dllm
 from lab import watch
+from options import options
 
 ROOT = Path(__file__).parent.parent
 ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"  # a terminal's second screen
@@ -140,7 +141,7 @@ def test_a_long_answer_follows_the_open_block():
 def test_the_sentence_agrees_with_the_step(seed, case):
     """Would catch numbers that are another step's, or counted otherwise than the rule counts."""
     strategy, settings = case
-    own = {k: v for k, v in settings.items() if k in dllm.options(dllm.STRATEGIES[strategy])}
+    own = {k: v for k, v in settings.items() if k in options(dllm.STRATEGIES[strategy])}
     for observer, step in observed(Words("x"), strategy, seed, own, **settings):
         sentence = observer.sentence()
         assert sentence.startswith(f"step {step.nfe}: ") and f"committed {int((step.commit & step.candidates).sum())} (" in sentence
