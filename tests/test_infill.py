@@ -76,7 +76,7 @@ def test_the_iterator_fills_the_same_template(seed, case):
     strategy, settings = case
     template = torch.tensor(holes(seed))
     *_, last = dllm.decode(random_model(seed), random_prompt(seed, 6), strategy, template=template, **{"block_length": 8} | settings)
-    assert (last.x[:, 6:] == template)[:, template != MASK].all() and not (last.x == MASK).any()
+    assert (last.x[:, 6:] == template)[:, template != MASK].all()
 
 
 @given(seeds, case)
