@@ -9,12 +9,11 @@ A word carries the space before it, as in GPT-2: decode(encode(text)) == text.
 import functools
 import json
 import os
-from itertools import islice
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from lab.tasks import LIMIT, problems
+from lab.tasks import LIMIT
 
 SPECIAL = ["<|startoftext|>", "<|endoftext|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|mdm_mask|>"]
 PIECE = r"\n\n| ?\p{L}+| ?\d{1,3}(?!\d)| ?\d| ?[^\s\p{L}\d]|\s"  # what one token may be; together they cover every text
@@ -28,19 +27,15 @@ CHAT_TEMPLATE = r"""{% for message in messages %}{% if loop.first %}{{ bos_token
 
 
 @functools.cache
-def domain_words(samples: int = 20_000) -> tuple[str, ...]:
-    """Every piece that occurs often enough in the first problems to be a word of the domain and not an invented one, sorted."""
-    split = pre_tokenizers.Split(Regex(PIECE), "isolated")
-    count: dict[str, int] = {}
-    for problem in islice(problems("vocabulary"), samples):
-        for text in (problem.prompt, problem.answer):
-            for piece, _ in split.pre_tokenize_str(text):
-                count[piece] = count.get(piece, 0) + 1
-    words = {piece for piece, n in count.items() if n >= 8}
-    # A digit, a sign or a word with a capital may open a text or follow a space, whichever the samples showed.
-    words |= {w.lstrip() for w in words if w.strip() and not w.lstrip()[0].islower()} | {" " + w for w in words if w[0].isalnum()}
-    numbers = {f"{space}{n}" for n in range(LIMIT + 1) for space in ("", " ")}
-    return tuple(sorted({w for w in words if not w.strip().isdigit()} | numbers | {"\n\n", *ROLES}))
+def domain_words() -> tuple[str, ...]:
+    """The pieces that are one token each, sorted: words.txt, as they stand in a text, the numbers, and what the chat template writes.
+
+    A list, and not what some thousand problems happen to show: the ids stay what they are when a task's sizes change.
+    """
+    words = {"\n\n", *ROLES}
+    for word in Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split():
+        words |= {word} if word in ",.:" else {" " + word} if word.islower() else {word, " " + word}
+    return tuple(sorted(words | {f"{space}{n}" for n in range(LIMIT + 1) for space in ("", " ")}))
 
 
 def build() -> Tokenizer:

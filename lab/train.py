@@ -5,8 +5,9 @@ Every answer token is supervised first, then LLaDA's masked-diffusion objective 
 1. Two streams, block length 1: the clean answer is read causally, and a second copy of it, all masks, predicts each token from the clean
    ones before it. Every token is supervised in every pass, and predictions sit at their own position, as LLaDA needs (no shift).
 2. The blocks of the second stream grow (2, 4, 8, 16) and are masked at random.
-3. One stream, full attention, LLaDA's loss; then canvases with a long tail of EOS, masked half of the time as decoding in blocks sees them.
-4. A polish at a low learning rate, with a tail behind every answer: on a canvas that ends where the answer does a model learns to fill it.
+3. One stream, full attention, LLaDA's loss; then canvases with a long tail of EOS, most examples masked as decoding in blocks sees them.
+4. A polish at a low learning rate: a tail behind every answer, on whose canvas a model would else learn to fill what
+   there is, and more of the tasks that are hard.
 
 Left out on purpose: mixed-precision scaling, several machines, logging services, and data on disk: a batch is a pure
 function of (seed, step).
@@ -134,7 +135,8 @@ class Settings(Network):
 
     out: str = "weights/tiny"
     run: str = "runs/tiny"
-    polish: float = 1 / 6
+    steps: int = 2850
+    polish: float = 9 / 19
     dense: float = 0.30
     growing: float = 0.13
     least: float = 0.15
@@ -194,13 +196,15 @@ def collate(pairs: list[tuple[list[int], list[int]]], length: int, eos: int) -> 
     prompt = torch.tensor([[eos] * pad + prompt for pad, (prompt, _) in zip(start, pairs)])
     answer = torch.tensor([answer + [eos] * (length - len(answer)) for _, answer in pairs])
     own = torch.tensor([len(answer) for _, answer in pairs])[:, None]  # [B, 1]
-    weight = torch.where(torch.arange(length) < own, 1.0, 1 / (length - own).clamp(min=1)) / own
+    place = torch.arange(length)
+    weight = torch.where(place < own, 1.0, 1 / (length - own).clamp(min=1)) / own
+    weight = torch.where((place < own) & (place >= own - 2), weight.clamp(min=END), weight)
     return Batch(prompt, torch.tensor(start), answer, weight)
 
 
 def batches(s: Run, tokenizer, step: int, rank: int) -> list[Batch]:
     """The examples of one step that fall to one process, in groups of similar length, so that little padding is computed."""
-    chosen = list(islice(problems(f"train/{s.seed}/{step}"), s.batch))
+    chosen = list(islice(problems(f"train/{s.seed}/{step}", polish=step >= s.main_steps), s.batch))
     encode = lambda texts: [e.ids for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
     pairs = list(zip(encode([chat(p.prompt) for p in chosen]), encode([p.answer + "<|endoftext|>" for p in chosen])))
     pairs = sorted(pairs, key=lambda pair: (len(pair[1]), len(pair[0])))[rank :: s.processes]
@@ -228,6 +232,7 @@ def has_tails(s: Run, step: int) -> bool:
     return step >= (1 - s.tails) * s.main_steps
 
 
+END = 1 / 8  # what the last sign of an answer and its EOS weigh at least: where a list of 60 numbers ends is one decision among 120
 GROUP = 24  # examples computed together, at most
 
 
@@ -280,6 +285,8 @@ def diffusion_loss(model: LLaDA, batch: Batch, least: float, as_decoded: bool, r
     """LLaDA's SFT objective: mask each answer token with the example's own ratio and predict the masked ones from all the rest."""
     (B, P), A = batch.prompt.shape, batch.answer.shape[1]
     ratio, hidden, scored = draw_masks(B, A, least, as_decoded, rng)
+    if as_decoded:  # in half of the examples no EOS is in sight: it would tell the place where the answer ends
+        hidden = hidden | (torch.rand(B, 1, generator=rng) < 0.5) & (batch.answer == model.config.eos_token_id)
     noisy = batch.answer.masked_fill(hidden, model.config.mask_token_id)
     ids = torch.cat((batch.prompt, noisy), 1)  # [B, P + A]
     logits = model(ids, query=torch.arange(P + A), rows=slice(P, P + A), start=batch.start)  # [B, A, V]
@@ -289,8 +296,9 @@ def diffusion_loss(model: LLaDA, batch: Batch, least: float, as_decoded: bool, r
 def draw_masks(B: int, A: int, least: float, as_decoded: bool, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Draw the masking ratio of each answer token, which tokens are masks in the input, and which of these are scored: three of [B, A].
 
-    as_decoded: half of the examples are masked as decoding in blocks sees them: the blocks before a random one are clean, those
-    behind it are all masks and are not scored, because nothing there is committed yet.
+    as_decoded: two thirds of the examples are masked as decoding in blocks sees them: the blocks before a random one are clean, those
+    behind it are all masks and are not scored, because nothing there is committed yet. Half of these have random masks in the open
+    block, the others none up to a random place and nothing else behind it, as where a list is written from left to right.
     """
     t = (torch.arange(B) + torch.rand(B, generator=rng)) / B  # stratified: every batch has small and large ratios
     ratio = (t[torch.randperm(B, generator=rng)] * (1 - least) + least)[:, None].expand(B, A)
@@ -298,11 +306,13 @@ def draw_masks(B: int, A: int, least: float, as_decoded: bool, rng: torch.Genera
     if not as_decoded:
         return ratio, masked, masked
     length = 8 * 2 ** torch.randint(4, (B, 1), generator=rng)  # 8, 16, 32 or 64 tokens a block
-    block = torch.arange(A) // length  # [B, A]
+    place, block = torch.arange(A) % length, torch.arange(A) // length  # [B, A]
     active = (torch.rand(B, 1, generator=rng) * (block[:, -1:] + 1)).long()
-    half = torch.rand(B, 1, generator=rng) < 0.5
-    inside = masked & (block == active)
-    return ratio, torch.where(half, inside | (block > active), masked), torch.where(half, inside, masked)
+    kind = torch.randint(4, (B, 1), generator=rng).clamp(max=2)  # 0 all over, 1 in blocks, 2 in blocks and from left to right
+    behind = place >= torch.rand(B, 1, generator=rng) * length
+    inside = (block == active) & torch.where(kind == 2, behind, masked)
+    hidden, scored = (torch.where(kind == 0, masked, cells) for cells in (inside | (block > active), inside))
+    return torch.where(kind == 2, 0.5, ratio), hidden, scored
 
 
 def sft_loss(logits: Tensor, batch: Batch, masked: Tensor, ratio: Tensor | float) -> Tensor:

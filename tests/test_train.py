@@ -87,6 +87,25 @@ def test_the_prompt_is_never_masked_and_clean_tokens_are_unchanged(as_decoded, s
     assert torch.equal(answer.where(answer != MASK, data.answer), data.answer) and (answer == MASK).any()
 
 
+def test_the_end_of_a_long_answer_counts_an_eighth():
+    """A list whose end is one token among sixty: the model goes on counting (it did)."""
+    long, short = collate([([1], list(range(20))), ([1], [5, 6])], 20, 9).weight
+    assert long.tolist() == pytest.approx([1 / 20] * 18 + [1 / 8] * 2)
+    assert short.tolist() == pytest.approx([1 / 2] * 2 + [1 / 18 / 2] * 18)
+
+
+def test_in_half_of_the_decoded_examples_no_eos_is_in_sight():
+    """An EOS in sight tells where the answer ends: with one in nearly every example, the model never learns to find out (it did not)."""
+    data, sights = batch(), {True: 0, False: 0}
+    data.answer[:, -4:] = EOS
+    for as_decoded in sights:
+        model, rng = Uniform(), torch.Generator().manual_seed(0)
+        for _ in range(100):
+            diffusion_loss(model, data, 0.15, as_decoded, rng)
+            sights[as_decoded] += (model.ids[:, 5:] == EOS).any(-1).sum().item() / len(data.answer)
+    assert sights[False] > 70 and sights[True] < 30  # of 100; 43 if all could be seen where the masks leave them
+
+
 @given(st.integers(1, 70), st.integers(0, 99))
 def test_masks_as_decoding_sees_them(A, seed):
     """Scoring a token that decoding cannot commit yet, or one that is not a mask; leaving a later block clean."""
@@ -95,6 +114,14 @@ def test_masks_as_decoding_sees_them(A, seed):
     for row in (scored != hidden).any(-1).nonzero():  # there are masks which are not scored: this example is masked by blocks
         behind = (hidden & ~scored)[row[0]].nonzero().min()
         assert hidden[row[0], behind:].all() and not scored[row[0], behind:].any() and behind % 8 == 0
+
+
+def test_half_of_the_examples_are_masked_from_left_to_right():
+    """Random masks alone: how a list goes on and where it ends is then seldom asked with nothing behind it."""
+    _, hidden, _ = draw_masks(1000, 64, 0.15, True, torch.Generator().manual_seed(0))
+    behind = (hidden.cumsum(-1) > 0) == hidden  # everything behind the first mask is one
+    share = behind.all(-1).float().mean()
+    assert 0.45 < share < 0.6
 
 
 def test_masking_ratios_are_spread_over_the_batch():
