@@ -11,6 +11,7 @@ Letters: as in model.py; a padded size is written with a p, as in Bp, Qp.
 """
 
 import copy
+import functools
 import sys
 import time
 import weakref
@@ -231,11 +232,17 @@ def replay(graphs: dict[tuple, Graph], key: tuple, forward: Callable, **given: T
     return graph.logits.clone()  # the next replay overwrites them
 
 
+@functools.cache
+def compiled_score(device: torch.device) -> Callable:
+    began = time.perf_counter()
+    score = kernels.compiled(device)
+    tell("the scores", time.perf_counter() - began)
+    return score
+
+
 def compiled(model: LLaDA) -> tuple[LLaDA | Compiled, Callable, Callable[[], float]]:
     """What a decode uses of a model that is to be compiled: its forward, its scores and its clock."""
-    began = time.perf_counter()
-    score = kernels.compiled(model.device)
-    tell("the scores", time.perf_counter() - began)
+    score = compiled_score(model.device)
     whole = isinstance(model, LLaDA) and type(model.ff_out.weight) in (Tensor, nn.Parameter)  # not split over processes
     if score is kernels.score or not whole:
         return model, score, time.perf_counter

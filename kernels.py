@@ -6,7 +6,6 @@ the order of the surest tokens is lost; their doubts, 1e-9 and 1e-12, stay apart
 Letters: V vocabulary; "..." whatever stands before it.
 """
 
-import functools
 import sys
 from typing import NamedTuple
 
@@ -61,7 +60,6 @@ def gumbel(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
     return (-temperature * waiting.log()).float()
 
 
-@functools.cache
 def compiled(device: torch.device):
     """`score` under torch.compile, or as it is, with one line on stderr, where nothing here can compile it."""
     fast = torch.compile(score, dynamic=True)

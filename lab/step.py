@@ -38,8 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if (low := [name for name in NUMBERS if getattr(args, name) < 1]) or not all(part.isdecimal() for part in args.batch.split(",")):
         parser.error(f"{low[0]} is {getattr(args, low[0])}, expected at least 1" if low else f"batch is {args.batch!r}, expected numbers")
-    if args.d_model % args.n_heads or args.block_length > args.canvas // 2:
-        parser.error("d_model must be a multiple of n_heads, and block_length at most half of canvas")
+    if args.d_model % (2 * args.n_heads) or args.block_length > args.canvas // 2:
+        parser.error("d_model must be a multiple of twice n_heads, and block_length at most half of canvas")
     report(args)
 
 

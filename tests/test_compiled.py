@@ -14,6 +14,7 @@ import compiled
 import kernels
 from compiled import Compiled, positions, size
 from dllm import decode, generate
+from lab.step import allocated
 
 SETTINGS = {"gen_length": 24, "block_length": 8}
 PROMPTS = [random_prompt(number, 4 + number) for number in range(5)]  # padded to 6 rows, and to fewer when some are finished
@@ -49,7 +50,7 @@ def step():
 
 @pytest.fixture
 def scores_as_they_are(monkeypatch):
-    monkeypatch.setattr(kernels, "compiled", lambda device: lambda logits, noise=None: kernels.score(logits, noise))
+    monkeypatch.setattr(compiled, "compiled_score", lambda device: lambda logits, noise=None: kernels.score(logits, noise))
 
 
 plain_scores = pytest.mark.usefixtures("scores_as_they_are")
@@ -259,6 +260,17 @@ def generated():
 def test_generated_code_writes_the_same_tokens(generated, capsys):
     """Would catch a fusion that changes a result: a batch of two with padding, over the block and over all, and the scores."""
     settings = {"cache": "dual", "gen_length": 32, "block_length": 16}
-    eager, fast = (generate(generated, PROMPTS[:2], "fast-dllm", compile=choice, **settings) for choice in (False, True))
+    prompts = [random_prompt(0, 450), random_prompt(1, 440)]
+    eager, fast = (generate(generated, prompts, "fast-dllm", compile=choice, **settings) for choice in (False, True))
     assert fast.tokens.equal(eager.tokens) and fast.nfe == eager.nfe
     assert "staying eager" not in capsys.readouterr().err and generated.compiled.programs
+
+    step, block, start = generated.compiled, slice(450, 466), torch.tensor([0, 10])
+    cache, ids = step.new_cache(2, 482), torch.tensor([random_prompt(0, 16)] * 2)
+    whole = cache.memory.kv.nbytes / 1e6
+    with torch.inference_mode():
+        call = lambda: step(ids, block, slice(0, 482), None, cache, slice(0, 16), start)  # noqa: E731
+        before = len(step.programs)
+        call()
+        assert len(step.programs) == before
+        assert allocated(call) < whole < allocated(lambda: (cache.memory.kv.clone(), call()))  # keys and values are written in place
