@@ -1,5 +1,6 @@
 """The documents say what the program does: their commands run, their code runs, their links lead somewhere, their tables are derived."""
 
+import functools
 import io
 import re
 import shlex
@@ -12,7 +13,7 @@ import pytest
 from conftest import random_filter
 
 import dllm
-from lab import bench, browser, calibrate, command_line, gallery, trace
+from lab import bench, browser, calibrate, command_line, gallery, step, trace
 from options import options
 
 ROOT = Path(__file__).parent.parent
@@ -121,6 +122,9 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
         if words[3] == "results":
             return  # which tests/test_compare.py runs
         bench.main(words[3:] + small[words[3]])
+    elif words[1:3] == ["-m", "lab.step"]:
+        monkeypatch.setattr(step, "Compiled", functools.partial(step.Compiled, compile=lambda function, **options: function))
+        step.main([*words[3:], "--d-model", "48", "--n-layers", "1", "--vocab-size", "100", "--rounds", "1", "--canvas", "64"])
     elif words[1:3] == ["-m", "lab.trace"]:
         for name in words[3:-2]:
             Path(name).parent.mkdir(parents=True, exist_ok=True)
