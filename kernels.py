@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 LARGEST = torch.finfo(torch.float32).max
+NEVER = -104.0  # whose exp is 0 in float32, and so is its product with it; that of -inf would be NaN
 
 
 class Scores(NamedTuple):
@@ -38,10 +39,12 @@ def score(logits: Tensor, noise: Tensor | None = None) -> Scores:
     z = logits.float()
     best, token = z.max(dim=-1)
     ids = torch.arange(z.shape[-1], device=z.device)
-    odds = (z - best[..., None]).exp().masked_fill(ids == token[..., None], 0)  # [..., V], of every token but the best
+    log_odds = z - best[..., None]  # [..., V]
+    odds = torch.where(ids == token[..., None], 0, log_odds.exp())  # of every token but the best; a masked_fill is slower, and copies, too
     doubt = odds.sum(-1)
     margin = (1 - odds.amax(-1)) / (1 + doubt)
-    entropy = doubt.log1p() - torch.xlogy(odds, odds).sum(-1) / (1 + doubt)
+    expected = (odds * log_odds.clamp(min=NEVER)).sum(-1)  # without odds.log(): 1.5 to 1.9 times as fast in all (docs/speed.md)
+    entropy = doubt.log1p() - expected / (1 + doubt)
     if noise is not None:
         sampled = (z + noise).argmax(-1)
         behind = best - z.gather(-1, sampled[..., None])[..., 0]  # 0 where the sample is the best token
