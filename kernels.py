@@ -43,7 +43,7 @@ def score(logits: Tensor, noise: Tensor | None = None) -> Scores:
     odds = torch.where(ids == token[..., None], 0, log_odds.exp())  # of every token but the best; a masked_fill is slower, and copies, too
     doubt = odds.sum(-1)
     margin = (1 - odds.amax(-1)) / (1 + doubt)
-    expected = (odds * log_odds.clamp(min=NEVER)).sum(-1)  # without odds.log(): 1.5 to 1.9 times as fast in all (docs/speed.md)
+    expected = (odds * log_odds.clamp(min=NEVER)).sum(-1)  # without odds.log(): compiled, 3.7 ms for 6.0 at 32 x 32000 (docs/speed.md)
     entropy = doubt.log1p() - expected / (1 + doubt)
     if noise is not None:
         sampled = (z + noise).argmax(-1)
