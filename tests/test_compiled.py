@@ -14,7 +14,7 @@ import compiled
 import kernels
 from compiled import Compiled, positions, size
 from dllm import decode, generate
-from lab.step import allocated
+from lab.speed import allocated
 
 SETTINGS = {"gen_length": 24, "block_length": 8}
 PROMPTS = [random_prompt(number, 4 + number) for number in range(5)]  # padded to 6 rows, and to fewer when some are finished

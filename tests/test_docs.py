@@ -1,6 +1,5 @@
 """The documents say what the program does: their commands run, their code runs, their links lead somewhere, their tables are derived."""
 
-import functools
 import io
 import re
 import shlex
@@ -13,7 +12,7 @@ import pytest
 from conftest import random_filter
 
 import dllm
-from lab import bench, browser, calibrate, command_line, gallery, step, trace
+from lab import bench, browser, calibrate, command_line, gallery, trace
 from options import options
 
 ROOT = Path(__file__).parent.parent
@@ -117,14 +116,12 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
     if words[1] == "dllm.py":
         command_line.main(words[2:])
     elif words[1:3] == ["-m", "lab.bench"]:
-        small = {"forward": ["--d-model", "64", "--n-layers", "1", "--vocab-size", "100", "--rounds", "1"], "oracle": ["--limit", "20"]}
+        small = {"oracle": ["--limit", "20"], "grow": ["--gen-lengths", "64", "--prompt-lengths", "8,16", "--rounds", "1"]}
+        small["speed"] = ["--shapes", "tiny", "--caches", "dual", "--batch", "1", "--rounds", "1", "--dtype", "float32"]
         small["compare"] = small["delayed"] = ["--limit", "1", "--gen-length", "128", "--task", "add"]
         if words[3] == "results":
             return  # which tests/test_compare.py runs
-        bench.main(words[3:] + small[words[3]])
-    elif words[1:3] == ["-m", "lab.step"]:
-        monkeypatch.setattr(step, "Compiled", functools.partial(step.Compiled, compile=lambda function, **options: function))
-        step.main([*words[3:], "--d-model", "48", "--n-layers", "1", "--vocab-size", "100", "--rounds", "1", "--canvas", "64"])
+        bench.main([word for word in words[3:] if word != "--compile"] + small[words[3]])
     elif words[1:3] == ["-m", "lab.trace"]:
         for name in words[3:-2]:
             Path(name).parent.mkdir(parents=True, exist_ok=True)
