@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import kernels
+from compiled import compiled
 from kernels import Scores
 from load_weights import check_memory
 from model import Cache, LLaDA, Slots
@@ -49,7 +50,7 @@ class Settings:
     cfg_scale: weight of classifier-free guidance; above 0 every forward runs twice as many rows, half of them with the prompt masked
     eos: fill decodes every block, stop opens no block after an EOS, suppress never writes EOS, defer writes it last (default the strategy's)
     seed: of all randomness: sampling, and random remasking
-    compile: fuse the scores with torch.compile (default on CUDA only)
+    compile: run forwards and scores under torch.compile (default on CUDA only)
     """
 
     gen_length: int = 128
@@ -246,7 +247,7 @@ def steps(s: "Canvas") -> Iterator[Step]:
     rule, adjust, ahead, guide = map(copy.copy, parts)  # what they remember is this decode's
     settings = s.settings
     generator = torch.Generator(s.x.device).manual_seed(settings.seed)
-    began = time.perf_counter()
+    began = s.clock()
     windows = s.strategy.schedule(s)
     for window in s.strategy.search(s, windows) if s.strategy.search else windows:
         if settings.steps and s.nfe >= settings.steps and not s.strategy.by_quota:
@@ -276,8 +277,8 @@ def steps(s: "Canvas") -> Iterator[Step]:
         commit &= (token != s.x[s.live, span]) & ~s.given[s.live, span]
         s.write(window, commit, token, doubt)
         s.retire()  # reads the canvas, and so waits for the device: the time below is the whole forward's
-        yield Step(s.nfe, rows, ran, window, look, scores, candidates, commit, token, s.x, logits, time.perf_counter() - began)
-        began = time.perf_counter()
+        yield Step(s.nfe, rows, ran, window, look, scores, candidates, commit, token, s.x, logits, s.clock() - began)
+        began = s.clock()
 
 
 def forward(
@@ -376,7 +377,7 @@ class Canvas:
     """A decode under way: prompt and answer of a batch, and which rows are unfinished. The answer starts as masks, or as a template."""
 
     def __init__(self, model: LLaDA, prompts: list[list[int]], strategy: Strategy, settings: Settings, templates: Sequence = ()):
-        self.model, self.strategy, self.settings = model, strategy, settings
+        self.strategy, self.settings = strategy, settings
         self.mask_id, self.eos_id = model.config.mask_token_id, model.config.eos_token_id
         self.eos = settings.eos or ("suppress" if templates else strategy.eos)
         self.block_length, self.blocks = settings.block_length, settings.gen_length // settings.block_length
@@ -385,9 +386,9 @@ class Canvas:
         self.passes = 2 if settings.cfg_scale else 1  # rows of the cache, and of a forward, for each row of the batch
         self.features = hasattr(strategy.view, "features")
         B, P = len(prompts), max(map(len, prompts))
+        fast = model.device.type == "cuda" if settings.compile is None else settings.compile
+        self.model, self.score, self.clock = compiled(model) if fast else (model, kernels.score, time.perf_counter)
         self.check_memory(B, P + settings.gen_length)
-        compiled = model.device.type == "cuda" if settings.compile is None else settings.compile
-        self.score = compiled_score(model.device) if compiled else kernels.score
         self.prompt_length = P
         self.padded = any(len(row) < P for row in prompts)
         answers = templates or [[self.mask_id] * settings.gen_length] * B
@@ -397,6 +398,7 @@ class Canvas:
         self.given = self.x != self.mask_id  # bool [B, S]: what nothing may change
         self.start = torch.tensor([P - len(row) for row in prompts], device=model.device)  # [B]: each row's first real slot
         self.live = torch.arange(B, device=model.device)  # [b]
+        self.left: list[list[bool]] = self.masked().any(-1).tolist()  # which blocks of each unfinished row have masks, as of `retire`
         self.written = torch.zeros_like(self.x)  # [B, S]: the forward that wrote each token, 0 for none
         self.doubt = torch.zeros(self.x.shape, device=model.device)  # [B, S]: about each token, when it was written
         self.held = torch.zeros(B, dtype=torch.bool, device=model.device)  # [B]: rows that stay when they are finished
@@ -467,9 +469,11 @@ class Canvas:
 
     def retire(self) -> None:
         """Drop the rows that have no mask left, from the batch and from the cache: a finished row costs nothing."""
-        stay = self.masked().flatten(1).any(-1) | self.held[self.live]  # [b]
-        if not stay.all():
+        left = torch.cat((self.masked().any(-1), self.held[self.live, None]), 1).tolist()  # the one wait for the device in a forward
+        stay = [place for place, row in enumerate(left) if any(row)]
+        if len(stay) < len(left):
             self.copy(self.live[stay], self.live[stay])
+        self.left = [left[place][:-1] for place in stay]
 
     def copy(self, rows: Tensor, parents: Tensor) -> None:
         """Go on with these rows alone, int64 [w] in order, each as a copy of one that is unfinished or held; the cache goes along."""
@@ -492,8 +496,9 @@ def serial(s: Canvas) -> Iterator[Window]:
     for block in range(s.blocks):
         s.opened.fill_(block + 1)
         age, forwards = 0, (s.settings.steps or s.settings.gen_length) // s.blocks
-        while (must := s.masked()[:, block].any(-1)).any():
-            yield (window := s.window(block, block + 1, age, stale, must[:, None], forwards - age))
+        while any(row[block] for row in s.left):
+            must = s.masked()[:, block].any(-1, keepdim=True)  # [b, 1]
+            yield (window := s.window(block, block + 1, age, stale, must, forwards - age))
             stale, age = window.start, age + 1
 
 
@@ -883,11 +888,6 @@ def check_model(model: LLaDA, strategy: Strategy) -> None:
     for name in ("vocab_size", "mask_token_id", "eos_token_id") if strategy.guide else ():
         theirs, ours = getattr(strategy.guide.model.config, name), getattr(model.config, name)
         require(theirs == ours, f"the guide's {name}", theirs, f"{ours} as in the model it guides")
-
-
-@functools.cache
-def compiled_score(device: torch.device):
-    return kernels.compiled(device)
 
 
 import related  # noqa: E402, F401  whose builders enter themselves into STRATEGIES: everything they need stands above

@@ -110,39 +110,46 @@ class Cache:
     Zeros, not empty memory: attention multiplies even the slots it may not see by 0, and 0 * NaN is NaN.
     demand, float32 [layers, B, S], is how much was asked of each slot when that was last measured;
     added [layers, B, S, C], what each layer last added to the residual stream there: without features it has no slots.
+    `of(layer)` is what one layer has of these, without the dimension `layers`; the methods with a query or a visible belong to that.
     """
 
     def __init__(self, config: Config, batch: int, slots: int, device=None, dtype=None, features: bool = False):
-        shape = (config.n_layers, 2, batch, config.kv_heads, slots, config.head_width)
-        self.kv = torch.zeros(shape, device=device, dtype=dtype)
+        shape = (batch, config.n_layers, 2, config.kv_heads, slots, config.head_width)  # so that strides do not depend on the batch
+        self.kv = torch.zeros(shape, device=device, dtype=dtype).movedim(0, 2)
         self.demand = torch.zeros(config.n_layers, batch, slots, device=device)
         self.added = torch.zeros(config.n_layers, batch, slots if features else 0, config.d_model, device=device, dtype=dtype)
 
-    def write(self, layer: int, query: Slots, k: Tensor, v: Tensor, own: Tensor | None = None) -> None:
+    def of(self, layer: int) -> "Cache":
+        """The slots of one layer, as views. No method takes the layer's number, so that compiled code serves them all."""
+        part = copy.copy(self)
+        part.kv, part.demand, part.added = self.kv[layer], self.demand[layer], self.added[layer]
+        return part
+
+    def write(self, query: Slots, k: Tensor, v: Tensor, own: Tensor | None = None) -> None:
         """Put k and v [B, G, Q, D] into their slots; with own, bool [B, Q], only those, and leave the others as they are."""
         kv = torch.stack((k, v))  # [2, B, G, Q, D]
         if isinstance(query, Tensor) and query.dim() == 2:  # slots of each row's own, int64 [B, Q]
-            self.kv[layer][:, rows_of(query), :, query] = kv.permute(1, 3, 0, 2, 4)
+            self.kv[:, rows_of(query), :, query] = kv.permute(1, 3, 0, 2, 4)
             return
-        self.kv[layer, :, :, :, query] = kv if own is None else torch.where(own[:, None, :, None], kv, self.read(layer, query))
+        self.kv[:, :, :, query] = kv if own is None else torch.where(own[:, None, :, None], kv, self.read(query))
 
-    def read(self, layer: int, visible: Slots) -> Tensor:
+    def read(self, visible: Slots) -> Tensor:
         """Keys and values of these slots, [2, B, G, K, D]: a view if they are a slice; int64 [B, K] are slots of each row's own."""
         if isinstance(visible, slice) or visible.dim() == 1:
-            return self.kv[layer, :, :, :, visible]
-        return self.kv[layer][:, rows_of(visible), :, visible].permute(2, 0, 3, 1, 4)  # from [B, K, 2, G, D]
+            return self.kv[:, :, :, visible]
+        return self.kv[:, rows_of(visible), :, visible].permute(2, 0, 3, 1, 4)  # from [B, K, 2, G, D]
 
-    def changed(self, layer: int, query: Slots, v: Tensor, first: int, count: int) -> Tensor:
+    def changed(self, query: Slots, v: Tensor, first: int, count: int) -> Tensor:
         """The first positions of v [B, G, Q, D], and of the others the `count` whose values are least like the cached: int64 [B, R], of the Q."""
-        new, old = (t.float().transpose(1, 2).flatten(2) for t in (v, self.read(layer, query)[1]))  # [B, Q, G * D]
+        new, old = (t.float().transpose(1, 2).flatten(2) for t in (v, self.read(query)[1]))  # [B, Q, G * D]
         alike = F.cosine_similarity(new, old, dim=-1).round(decimals=4)  # [B, Q]; finer, rounding errors would choose among the unchanged
         alike[:, :first] = -2  # less than any
         return alike.argsort(dim=-1, stable=True)[:, : first + count]
 
-    def measure(self, layer: int, q: Tensor, k: Tensor) -> None:
+    def measure(self, q: Tensor, k: Tensor) -> None:
         """Note how much queries q [B, H, R, D] ask of every slot: the product of their mean with its key, of k [B, G, S, D], mean over the heads."""
         mean = q.float().unflatten(1, (k.shape[1], -1)).mean((2, 3))  # [B, G, D]
-        self.demand[layer] = (k.float() @ mean[..., None]).mean(1)[..., 0]
+        self.demand.copy_((k.float() @ mean[..., None]).mean(1)[..., 0])
 
     def keep(self, batch: Tensor) -> None:
         """Forget every row of the batch but these, int64 [b]."""
@@ -177,7 +184,7 @@ class Block(nn.Module):
         self.up_proj = Linear(C, F_)
         self.ff_out = Linear(F_, C)
 
-    def forward(self, h: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, remember, rows: slice) -> Tensor:
+    def forward(self, h: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, remember, rows: Slots) -> Tensor:
         """h [B, Q, C] -> [B, R, C]. Every position gets a key and a value; only `rows` attend and go through the feed-forward.
 
         remember: q [B, H, R, D], and k and v, each [B, G, Q, D] -> the k and v of all visible slots, [B, G, K, D].
@@ -230,7 +237,7 @@ class LLaDA(nn.Module):
         visible: Slots | None = None,
         mask: Tensor | None = None,
         cache: Cache | None = None,
-        rows: slice = slice(None),
+        rows: Slots = slice(None),
         start: Tensor | None = None,
         own: Tensor | None = None,
         measure: bool = False,
@@ -246,7 +253,7 @@ class LLaDA(nn.Module):
                  int64 [layers, B, K] are slots of each layer's and row's own
         mask     bool [Q, K] or [B, 1, Q, K], True where a query may attend to a visible slot; default everywhere
         cache    K/V of `query` are written into their slots, in every layer, before attention reads the visible ones
-        rows     which of the Q get logits; the last layer computes no more than these. A slice; default all
+        rows     which of the Q get logits; the last layer computes no more than these. A slice or int64 [R]; default all
         own      bool [B, Q], which rows write which of their K/V to the cache; default all. The others keep what they had
         measure  note in cache.demand what `rows` ask of each slot, of which all must be visible
         renew    (a, n): in each layer compute only the first a positions and those n others whose values have changed most since they were
@@ -274,19 +281,20 @@ class LLaDA(nn.Module):
 
         h = self.wte(ids) if added is None else self.wte(ids) + added  # [B, Q, C]
         for layer, block in enumerate(self.blocks):
+            slots = None if cache is None else cache.of(layer)
             wanted = rows if layer == len(self.blocks) - 1 else slice(None)
             if layer in skip:
                 h = h[:, wanted]
                 continue
             if renew is not None:
-                h = self.renewed(layer, h, positions, query, visible, mask, cache, *renew)
+                h = self.renewed(layer, h, positions, query, visible, mask, slots, *renew)
                 continue
             seen, layer_mask = visible, mask
             if isinstance(visible, Tensor) and visible.dim() == 3:
                 seen, layer_mask = visible[layer], mask if mask is None else mask[layer]
             layer_mask = layer_mask if layer_mask is None else layer_mask[..., wanted, :]
             asked = None if not measure else slice(None) if wanted == rows else rows  # of this layer's queries
-            h = block(h, rope, layer_mask, partial(remember, cache, layer, query, seen, own, asked), wanted)
+            h = block(h, rope, layer_mask, partial(remember, slots, query, seen, own, asked), wanted)
         return self.ff_out(self.ln_f(h if renew is None else h[:, rows]))  # [B, R, V]
 
     def renewed(self, layer: int, h: Tensor, positions: Tensor, query: Slots, visible: Slots, mask, cache: Cache, first: int, count: int):
@@ -299,14 +307,14 @@ class LLaDA(nn.Module):
             at = torch.arange(Q, device=h.device).expand(B, Q)  # int64 [B, R]
         else:
             v = block.split(block.v_proj(block.attn_norm(h)), block.kv_heads)
-            at = cache.changed(layer, query, v, first, count)
-            cache.kv[layer, 1, :, :, query] = v  # values are always those of this forward, keys only where the layer is computed
+            at = cache.changed(query, v, first, count)
+            cache.kv[1, :, :, query] = v  # values are always those of this forward, keys only where the layer is computed
         lines, slots = rows_of(at), self.indices(query)[at]
         rope = rope_table(positions.expand(B, Q).gather(1, at), self.config.head_width, self.config.rope_theta)
         mask = mask if mask is None else mask[..., : at.shape[1], :]  # every position sees the same
-        few = block(h[lines, at], rope, mask, partial(remember, cache, layer, slots, visible, None, None), slice(None))
-        cache.added[layer, lines, slots] = few - h[lines, at]
-        h = h + cache.added[layer][:, query]
+        few = block(h[lines, at], rope, mask, partial(remember, cache, slots, visible, None, None), slice(None))
+        cache.added[lines, slots] = few - h[lines, at]
+        h = h + cache.added[:, query]
         h[lines, at] = few  # to the last bit
         return h
 
@@ -314,12 +322,12 @@ class LLaDA(nn.Module):
         return torch.arange(slots.start, slots.stop, device=self.device) if isinstance(slots, slice) else slots
 
 
-def remember(cache: Cache | None, layer: int, query: Slots, visible: Slots, own: Tensor | None, asked: slice | None, q, k, v):
-    """Put k and v [B, G, Q, D] into their slots and return those of the visible slots; without a cache, return them as they are."""
+def remember(cache: Cache | None, query: Slots, visible: Slots, own: Tensor | None, asked: slice | None, q, k, v):
+    """Put k and v [B, G, Q, D] into a layer's slots and return those of the visible slots; without a cache, return them as they are."""
     if cache is None:
         return k, v
-    cache.write(layer, query, k, v, own)
-    k, v = cache.read(layer, visible)
+    cache.write(query, k, v, own)
+    k, v = cache.read(visible)
     if asked is not None:
-        cache.measure(layer, q[:, :, asked], k)
+        cache.measure(q[:, :, asked], k)
     return k, v

@@ -1,6 +1,6 @@
-"""How measurements are shown: aligned tables that are Markdown too, what they ran on, and docs/results.md, which re-measures itself.
+"""How measurements are shown: aligned tables that are Markdown too, what they ran on, and pages of results, which re-measure themselves.
 
-Left out on purpose: a database of results. A table in docs/results.md stands under the command that made it, and
+Left out on purpose: a database of results. A table in docs/ stands under the command that made it, and
 `python -m lab.bench results` runs these commands again and writes what they print in their place.
 """
 
@@ -57,12 +57,12 @@ def replace_file(file: Path, text: str) -> None:
     os.replace(temporary, file)
 
 
-def remeasure(file: Path, only: str, run: Callable[[list[str]], None]) -> None:
-    """Run the commands of a page again whose text holds `only`, and put what they print under them, one table at a time."""
-    commands = [command for command, _ in MEASURED.findall(file.read_text(encoding="utf-8")) if only in command]
+def remeasure(files: list[Path], only: str, run: Callable[[list[str]], None]) -> None:
+    """Run the commands of these pages again whose text holds `only`, and put what they print under them, one table at a time."""
+    commands = [(file, command) for file in files for command, _ in MEASURED.findall(file.read_text(encoding="utf-8")) if only in command]
     if not commands:
-        raise ValueError(f"{file} shows no command with {only!r} that is followed by <!-- measured -->")
-    for command in commands:
+        raise ValueError(f"{' and '.join(map(str, files))}: no command with {only!r} that is followed by <!-- measured -->")
+    for file, command in commands:
         print(f"python -m lab.bench {command}", file=sys.stderr)
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):

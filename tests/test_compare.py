@@ -102,14 +102,14 @@ def test_a_page_measures_itself_anew(tmp_path):
     page = "Words.\n\n    python -m lab.bench a --b 'c d'\n\n<!-- measured -->\nold\n<!-- end -->\n\nMore.\n\n    python -m lab.bench e\n\n<!-- measured -->\n<!-- end -->\n"
     file = tmp_path / "page.md"
     file.write_text(page)
-    report.remeasure(file, "", lambda arguments: print(arguments))
+    report.remeasure([file], "", lambda arguments: print(arguments))
     assert file.read_text() == page.replace("old\n", "['a', '--b', 'c d']\n").replace(
         "<!-- measured -->\n<!-- end", "<!-- measured -->\n['e']\n<!-- end"
     )
-    report.remeasure(file, "a --b", lambda arguments: print("new"))
+    report.remeasure([file], "a --b", lambda arguments: print("new"))
     assert "new\n<!-- end -->\n\nMore" in file.read_text() and "['e']" in file.read_text()
     with pytest.raises(ValueError, match="no command with 'nothing'"):
-        report.remeasure(file, "nothing", print)
+        report.remeasure([file], "nothing", print)
 
 
 @pytest.mark.parametrize(

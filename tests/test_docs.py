@@ -116,11 +116,12 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
     if words[1] == "dllm.py":
         command_line.main(words[2:])
     elif words[1:3] == ["-m", "lab.bench"]:
-        small = {"forward": ["--d-model", "64", "--n-layers", "1", "--vocab-size", "100", "--rounds", "1"], "oracle": ["--limit", "20"]}
+        small = {"oracle": ["--limit", "20"], "grow": ["--gen-lengths", "64", "--prompt-lengths", "8,16", "--rounds", "1"]}
+        small["speed"] = ["--shapes", "tiny", "--caches", "dual", "--batch", "1", "--rounds", "1", "--dtype", "float32"]
         small["compare"] = small["delayed"] = ["--limit", "1", "--gen-length", "128", "--task", "add"]
         if words[3] == "results":
             return  # which tests/test_compare.py runs
-        bench.main(words[3:] + small[words[3]])
+        bench.main([word for word in words[3:] if word != "--compile"] + small[words[3]])
     elif words[1:3] == ["-m", "lab.trace"]:
         for name in words[3:-2]:
             Path(name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,22 @@
 """Checkpoints there and back, adapters merged, and every way a file can be wrong: one sentence, before any work."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import CHARACTERS, EOS, MASK, random_model, random_prompt
+from conftest import CHARACTERS, EOS, MASK, VOCABULARY, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import load_weights
+from lab import command_line
 from load_weights import PREFIX, load_config, load_model, load_tokenizer, save_model
 from model import Int8Linear, Linear
 
@@ -29,6 +36,21 @@ def edit_tensors(folder, change) -> None:
     tensors = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
+
+
+# LLaDA-8B's config.json as it is released.
+RELEASED = {
+    "activation_type": "silu", "alibi": False, "alibi_bias_max": 8.0, "architectures": ["LLaDAModelLM"], "attention_dropout": 0.0,
+    "attention_layer_norm": False, "attention_layer_norm_with_affine": True, "auto_map": {"AutoConfig": "configuration_llada.LLaDAConfig"},
+    "bias_for_layer_norm": False, "block_group_size": 1, "block_type": "llama", "d_model": 4096, "embedding_dropout": 0.0,
+    "embedding_size": 126464, "eos_token_id": 126081, "flash_attention": False, "include_bias": False, "include_qkv_bias": False,
+    "init_cutoff_factor": None, "init_device": "meta", "init_fn": "mitchell", "init_std": 0.02, "input_emb_norm": False,
+    "layer_norm_type": "rms", "layer_norm_with_affine": True, "mask_token_id": 126336, "max_sequence_length": 4096,
+    "mlp_hidden_size": 12288, "mlp_ratio": 4, "model_type": "llada", "multi_query_attention": None, "n_heads": 32, "n_kv_heads": 32,
+    "n_layers": 32, "pad_token_id": 126081, "precision": "amp_bf16", "residual_dropout": 0.0, "rms_norm_eps": 1e-05, "rope": True,
+    "rope_full_precision": True, "rope_theta": 500000.0, "scale_logits": False, "transformers_version": "4.46.3", "use_cache": False,
+    "vocab_size": 126464, "weight_tying": False,
+}  # fmt: skip
 
 
 # --- what works ----------------------------------------------------------------------------------------------------------------------
@@ -110,19 +132,7 @@ def test_int8_is_of_the_merged_weights(saved, tmp_path):
 
 def test_the_config_of_llada_8b_is_understood(tmp_path):
     """Would catch a key of the released config.json that is refused, and a parameter count other than the published one."""
-    released = {
-        "activation_type": "silu", "alibi": False, "alibi_bias_max": 8.0, "architectures": ["LLaDAModelLM"], "attention_dropout": 0.0,
-        "attention_layer_norm": False, "attention_layer_norm_with_affine": True, "auto_map": {"AutoConfig": "configuration_llada.LLaDAConfig"},
-        "bias_for_layer_norm": False, "block_group_size": 1, "block_type": "llama", "d_model": 4096, "embedding_dropout": 0.0,
-        "embedding_size": 126464, "eos_token_id": 126081, "flash_attention": False, "include_bias": False, "include_qkv_bias": False,
-        "init_cutoff_factor": None, "init_device": "meta", "init_fn": "mitchell", "init_std": 0.02, "input_emb_norm": False,
-        "layer_norm_type": "rms", "layer_norm_with_affine": True, "mask_token_id": 126336, "max_sequence_length": 4096,
-        "mlp_hidden_size": 12288, "mlp_ratio": 4, "model_type": "llada", "multi_query_attention": None, "n_heads": 32, "n_kv_heads": 32,
-        "n_layers": 32, "pad_token_id": 126081, "precision": "amp_bf16", "residual_dropout": 0.0, "rms_norm_eps": 1e-05, "rope": True,
-        "rope_full_precision": True, "rope_theta": 500000.0, "scale_logits": False, "transformers_version": "4.46.3", "use_cache": False,
-        "vocab_size": 126464, "weight_tying": False,
-    }  # fmt: skip
-    (tmp_path / "config.json").write_text(json.dumps(released))
+    (tmp_path / "config.json").write_text(json.dumps(RELEASED))
     config = load_config(tmp_path)
     assert (config.d_model, config.kv_heads, config.head_width, config.vocab_size) == (4096, 32, 128, 126464)
     with torch.device("meta"):
@@ -199,6 +209,69 @@ def test_the_chat_template_is_rendered_and_special_tokens_are_hidden(checkpoint)
     assert tokenizer.decode([0, EOS], skip_special_tokens=False) == "a<eos>"
     (checkpoint / "chat_template.jinja").write_text("{{ messages[0].content }}.{{ eos_token }}")
     assert load_tokenizer(checkpoint).encode_chat(message)[-2:] == [CHARACTERS.index("."), EOS]
+
+
+# --- the size of LLaDA-8B ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def eight_billion(saved):
+    """LLaDA-8B's config cut to two layers and the 40 tokens of `saved`, random bfloat16 weights in two shards: a folder of 0.9 GB."""
+    with tempfile.TemporaryDirectory() as name:  # gone when these tests end: pytest would keep three of them
+        folder = Path(name)
+        shutil.copytree(saved, folder, dirs_exist_ok=True)
+        (folder / "model.safetensors").unlink()
+        ids = {"vocab_size": VOCABULARY, "embedding_size": VOCABULARY, "mask_token_id": MASK, "eos_token_id": EOS, "pad_token_id": EOS}
+        (folder / "config.json").write_text(json.dumps(RELEASED | ids | {"n_layers": 2}))
+        with torch.device("meta"):
+            shapes = {PREFIX + name: p.shape for name, p in load_weights.LLaDA(load_config(folder)).named_parameters()}
+        noise = torch.randn(2**20, generator=torch.Generator().manual_seed(0)).bfloat16()  # drawn once: 440 million take half a minute
+        weight_map = {}
+        for shard in ("blocks.", ""):
+            names = [name for name in shapes if name not in weight_map and name.startswith(PREFIX + shard)]
+            weight_map |= dict.fromkeys(names, f"model-{shard or 'rest.'}safetensors")
+            many = {n: noise.repeat(-(-shapes[n].numel() // 2**20))[: shapes[n].numel()].view(shapes[n]) for n in names}
+            save_file({n: t / 64 if t.dim() == 2 else torch.ones_like(t) for n, t in many.items()}, folder / weight_map[names[0]])
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        yield folder
+
+
+def answer(folder, *flags) -> tuple[str, dict]:
+    """What the command line answers in a process of its own, and its counters."""
+    root = Path(__file__).parent.parent
+    command = [sys.executable, root / "dllm.py", "--model", folder, "--prompt", "abc", "--gen-length", "4", "--block-length", "2"]
+    command += ["--offline", "--device", "cpu", "--threshold", "0", "--eos", "suppress", "--json", *flags]
+    apart = ["sh", "-c", '"$@"; exit $?', "sh", *command]  # Linux counts the peak of whoever starts a process as the process's own
+    run = subprocess.run(apart, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert run.returncode == 0, run.stderr
+    return run.stdout, json.loads(run.stderr.splitlines()[-1])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no peak of a process's memory")
+def test_layers_of_8b_are_read_shard_by_shard_and_decode(eight_billion, saved):
+    """Would catch a loader that holds a shard beside the weights made of it, two copies of the weights, and float32 on the way.
+
+    Beside the weights the largest matrix may be there six times: mapped, searched for NaN, rounded to 8 bits. A shard would be more than eight.
+    """
+    sizes = [file.stat().st_size / 1e6 for file in eight_billion.glob("*.safetensors")]
+    matrix = 12288 * 4096 * 2 / 1e6
+    assert len(sizes) == 2 and 850 < sum(sizes) < 900 and max(sizes) > 8 * matrix
+    _, small = answer(saved, "--dtype", "bfloat16")  # what Python and PyTorch take
+    for flags in (["--dtype", "bfloat16"], ["--dtype", "bfloat16", "--int8"]):
+        text, counters = answer(eight_billion, *flags)
+        assert counters["tokens"] == 4 and len(text.strip("\n")) <= 4 and counters["forwards"] == 2
+        assert counters["peak_memory_mb"] - small["peak_memory_mb"] < sum(sizes) + 6 * matrix, flags
+
+
+@pytest.mark.parametrize("flags, needed", [([], "1.75"), (["--dtype", "bfloat16"], "0.873"), (["--int8"], "0.437")])
+def test_layers_of_8b_that_do_not_fit_are_refused_before_any_is_read(eight_billion, monkeypatch, capsys, flags, needed):
+    """Would catch a check after the first shard, one that counts the bytes of the file, and a traceback."""
+    monkeypatch.setattr(load_weights, "free_memory", lambda device: 0.4e9)
+    monkeypatch.setattr(load_weights, "read_tensors", None)
+    with pytest.raises(SystemExit) as exit:
+        command_line.main(["--model", str(eight_billion), "--prompt", "abc", "--device", "cpu", *flags])
+    out, err = capsys.readouterr()
+    assert (exit.value.code, out, err.count("\n")) == (2, "", 1) and f" need {needed} GB, but cpu has 0.4 GB free" in err
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ def test_each_layer_and_row_may_see_slots_of_its_own(model):
             h,
             rope,
             masks[layer].expand(-1, -1, 5, -1),
-            functools.partial(remember, other, layer, slice(4, 9), whole, None, None),
+            functools.partial(remember, other.of(layer), slice(4, 9), whole, None, None),
             slice(None),
         )
     close(seen, model.ff_out(model.ln_f(h)))

@@ -1,0 +1,250 @@
+"""The same forward under torch.compile: arguments padded to a few static shapes, one program for all layers, on CUDA one graph a forward.
+
+model.py stays the definition: what runs here is its `forward`, with its blocks compiled. Padding repeats what is there already: the last
+position of the query writes the same keys and values once more, the last row of the batch is computed again, and both are cut off the logits.
+So nothing has to be hidden but the slots behind the canvas.
+
+Left out on purpose: `measure`, `renew` and slots of each layer's own, which one strategy each asks for and which run eagerly, on the same
+cache; models that are split over processes; a second model that guides.
+
+Letters: as in model.py; a padded size is written with a p, as in Bp, Qp.
+"""
+
+import copy
+import functools
+import sys
+import time
+import weakref
+from collections.abc import Callable, Collection
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+import kernels
+from model import Cache, LLaDA, Slots
+
+SLOTS = 64  # a cache has a multiple of so many slots: prompts whose lengths are that close share their programs
+PROGRAMS = 256  # of one function that torch.compile may keep; its default of 8 is meant to stop those that compile for ever
+
+
+FEW = 16  # positions, if more than one, are padded to no less: so few cost hardly more than one, and would be so many programs
+
+
+def size(n: int) -> int:
+    """What n rows are padded to, the next of 1, 2, 3, 4, 6, 8, 12, 16, ...: few sizes, of which less than a third is padding."""
+    power = 1 << (n - 1).bit_length()
+    return power * 3 // 4 if n <= power * 3 // 4 else power
+
+
+def positions(n: int) -> int:
+    """The same of positions: 1, 16, 24, 32, 48, ..."""
+    return 1 if n == 1 else size(max(n, FEW))
+
+
+def whole_slots(n: int) -> int:
+    return -(-n // SLOTS) * SLOTS
+
+
+class Padded(Cache):
+    """A cache in memory of a few sizes: its tensors are the first B rows and S slots of `memory`, on which compiled forwards work."""
+
+    def __init__(self, memory: Cache, lend: Callable[[int], Cache], batch: int, slots: int):
+        self.memory, self.lend, self.slots = memory, lend, slots
+        self.cut(batch)
+
+    def cut(self, batch: int) -> None:
+        part = corner(self.memory, batch, self.slots)
+        self.kv, self.demand, self.added = part.kv, part.demand, part.added
+
+    def keep(self, batch: Tensor) -> None:
+        """As in Cache, but in place: the memory stays where it is, and with it every program and graph that is made for it."""
+        old = self.kv[:, :, batch], self.demand[:, batch], self.added[:, batch]  # copies
+        self.cut(len(batch))
+        for part, rows in zip((self.kv, self.demand, self.added), old):
+            part.copy_(rows)
+
+    def pick(self, batch: Tensor) -> Cache:
+        other = Padded(self.lend(len(batch)), self.lend, len(batch), self.slots)
+        for part, source in zip((other.kv, other.demand, other.added), (self.kv[:, :, batch], self.demand[:, batch], self.added[:, batch])):
+            part.copy_(source)
+        return other
+
+
+def corner(cache: Cache, batch: int, slots: int) -> Cache:
+    """The first rows and slots of a cache, as views."""
+    part = copy.copy(cache)
+    part.kv = cache.kv[:, :, :batch, :, :slots]
+    part.demand, part.added = cache.demand[:, :batch, :slots], cache.added[:, :batch, :slots]
+    return part
+
+
+def layer(block: nn.Module, *arguments) -> Tensor:
+    """What is compiled. The weights are arguments of the program, so that it serves every layer; the last, which has fewer rows, has its own."""
+    return block(*arguments)
+
+
+class Compiled:
+    """A model whose forwards are compiled; to the decoder it is the model.
+
+    It says on stderr how long each program took to compile; `clock` leaves that out. What cannot be compiled runs eagerly, after one line.
+    """
+
+    forward, indices = LLaDA.forward, LLaDA.indices  # over the blocks below; all else is the model's
+
+    def __init__(self, model: LLaDA, score: Callable = kernels.score, compile: Callable = torch.compile):
+        fast = compile(layer, fullgraph=True, dynamic=False)
+        self.model, self.blocks = model, [partial(fast, block) for block in model.blocks]
+        self.eager_score, self.fast_score = kernels.score, score
+        self.programs: set[tuple] = set()  # what was compiled
+        self.graphs: dict[tuple, Graph] = {}  # of forwards without a cache
+        self.free: dict[tuple, list[Cache]] = {}  # memory that no cache uses
+        self.compiling, self.broken = 0.0, False
+
+    def __getattr__(self, name: str):
+        return getattr(self.model, name)
+
+    def clock(self) -> float:
+        """Seconds, those left out that were spent on compiling."""
+        return time.perf_counter() - self.compiling
+
+    def new_cache(self, batch: int, slots: int, features: bool = False) -> Padded:
+        lend = partial(self.lend, whole_slots(slots), features)
+        return Padded(lend(batch), lend, batch, slots)
+
+    def lend(self, slots: int, features: bool, batch: int) -> Cache:
+        """Memory for a cache, which comes back when the cache is gone: used again, it keeps its address, which a graph has fixed."""
+        shape = (size(batch), slots, features)
+        if not any(slots == other for _, other, _ in self.free):
+            self.free.clear()  # or memory for every length there ever was would pile up
+        free = self.free.setdefault(shape, [])
+        memory = free.pop() if free else self.model.new_cache(*shape)
+        memory.graphs = getattr(memory, "graphs", {})
+        lent = copy.copy(memory)
+        weakref.finalize(lent, free.append, memory).atexit = False
+        return lent
+
+    def score(self, logits: Tensor, noise: Tensor | None = None) -> kernels.Scores:
+        key = ("scores", logits.shape[-1], noise is not None)
+        return self.run(key, partial(self.fast_score, logits, noise), partial(self.eager_score, logits, noise))
+
+    def __call__(
+        self,
+        ids: Tensor,
+        query: Slots | None = None,
+        visible: Slots | None = None,
+        mask: Tensor | None = None,
+        cache: Padded | None = None,
+        rows: slice = slice(None),
+        start: Tensor | None = None,
+        own: Tensor | None = None,
+        skip: Collection[int] = (),
+        added: Tensor | None = None,
+        **rare,
+    ) -> Tensor:
+        """As LLaDA.forward; `rare` are the arguments that only eager forwards know."""
+        eager = partial(self.model, ids, query, visible, mask, cache, rows, start, own, skip=skip, added=added, **rare)
+        if any(rare.values()) or (isinstance(visible, Tensor) and visible.dim() == 3):
+            return eager()
+        B, Q = ids.shape
+        wanted = range(Q)[rows]
+        room = whole_slots(Q) if cache is None else cache.memory.kv.shape[4]
+        Bp, Qp, Rp = size(B), min(positions(Q), room), positions(len(wanted))
+        lines, at, rows = self.padded(B, Bp)[:, None], self.padded(Q, Qp), self.padded(len(wanted), Rp) + wanted.start
+        if cache is None:
+            room, visible = Qp, slice(0, Q)
+        elif visible is None:
+            visible = slice(0, cache.slots)
+        allowed = torch.zeros(Qp, room, dtype=torch.bool, device=ids.device)
+        if mask is not None and mask.dim() == 4:
+            allowed, mask = allowed.repeat(Bp, 1, 1, 1), mask[lines[:, 0]]  # each [Bp, 1, Q or Qp, K]
+        allowed[..., visible] = True if mask is None else mask[..., at, :]
+        given = {
+            "ids": ids[lines, at],  # [Bp, Qp]
+            "query": self.indices(slice(0, Q) if query is None else query)[at],  # [Qp]
+            "mask": allowed,  # [Qp, K], or [Bp, 1, Qp, K]
+            "rows": rows,  # [Rp]
+            "start": ids.new_zeros(Bp) if start is None else start[lines[:, 0]],
+            "own": own if own is None else own[lines, at],  # [Bp, Qp]
+            "added": added if added is None else added[lines, at],  # [Bp, Qp, C]
+        }
+        forward, graphs = partial(self.forward, skip=skip), self.graphs
+        if cache is not None:
+            graphs = cache.memory.graphs
+            forward = partial(forward, visible=slice(0, room), cache=corner(cache.memory, Bp, room))
+        key = (Bp, Qp, room, Rp, allowed.dim(), own is None, cache is None)
+        if ids.is_cuda:
+            forward = partial(replay, graphs, (*key, added is None, *skip), forward)
+        return self.run(key, partial(forward, **given), eager)[:B, : len(wanted)]
+
+    def padded(self, n: int, to: int) -> Tensor:
+        """Which of n things stand in the places of a padded row, int64 [to]: all of them, then the last again and again."""
+        return torch.arange(to, device=self.device).clamp(max=n - 1)
+
+    def run(self, key: tuple, fast: Callable, eager: Callable):
+        """Call fast(), eager() where nothing can be compiled. The first call of a key compiles: it is reported and kept off the clock."""
+        if self.broken or key in self.programs:
+            return (eager if self.broken else fast)()
+        began = time.perf_counter()
+        try:
+            with torch.compiler.config.patch(recompile_limit=PROGRAMS, accumulated_recompile_limit=PROGRAMS):
+                out = fast()
+            self.programs.add(key)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of many types; a forward may be run again, it writes the same
+            self.broken = True
+            print(f"cannot be compiled, staying eager: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+            out = eager()
+        self.compiling += time.perf_counter() - began
+        if not self.broken:
+            what = "the scores" if key[0] == "scores" else "forwards of {} x {} positions over {} slots".format(*key)
+            tell(what, time.perf_counter() - began)
+        return out
+
+
+def tell(what: str, seconds: float) -> None:
+    if seconds > 0.1:  # less is the call itself: another model had compiled this
+        print(f"compiled {what} in {seconds:.1f} s", file=sys.stderr)
+
+
+class Graph:
+    """A forward recorded on CUDA, to be launched as one: its operations with the addresses of their operands."""
+
+    def __init__(self, forward: Callable, given: dict[str, Tensor | None]):
+        self.given = {name: None if tensor is None else tensor.clone() for name, tensor in given.items()}
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits = forward(**self.given)
+
+
+def replay(graphs: dict[tuple, Graph], key: tuple, forward: Callable, **given: Tensor | None) -> Tensor:
+    """Launch the recorded forward on these arguments; the first time run it as it is, which compiles, and record it."""
+    if key not in graphs:
+        logits = forward(**given)
+        graphs[key] = Graph(forward, given)
+        return logits
+    graph = graphs[key]
+    for name, tensor in given.items():
+        if tensor is not None:
+            graph.given[name].copy_(tensor)
+    graph.graph.replay()
+    return graph.logits.clone()  # the next replay overwrites them
+
+
+@functools.cache
+def compiled_score(device: torch.device) -> Callable:
+    began = time.perf_counter()
+    score = kernels.compiled(device)
+    tell("the scores", time.perf_counter() - began)
+    return score
+
+
+def compiled(model: LLaDA) -> tuple[LLaDA | Compiled, Callable, Callable[[], float]]:
+    """What a decode uses of a model that is to be compiled: its forward, its scores and its clock."""
+    score = compiled_score(model.device)
+    whole = isinstance(model, LLaDA) and type(model.ff_out.weight) in (Tensor, nn.Parameter)  # not split over processes
+    if score is kernels.score or not whole:
+        return model, score, time.perf_counter
+    step = vars(model).setdefault("compiled", Compiled(model, score))  # kept beside the model: the next decode finds its programs
+    return step, step.score, step.clock
