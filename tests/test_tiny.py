@@ -7,7 +7,7 @@ import torch
 
 import dllm
 from lab import command_line, compare
-from lab.tasks import problems
+from lab.tasks import TASKS, problems
 from load_weights import load_model, load_tokenizer
 
 
@@ -21,16 +21,10 @@ def solved(tiny, task: str, count: int, strategy: str, **settings) -> int:
     return compare.answer(*tiny, [next(stream) for _ in range(count)], strategy, gen_length=128, **settings)[1]
 
 
-@pytest.mark.parametrize("task", ["one-step", "two-step", "three-step", "four-step", "add", "drill", "reverse"])
+@pytest.mark.parametrize("task", TASKS)
 def test_it_solves_nearly_all_held_out_problems(tiny, task):
     """Would catch weights, tokenizer, template and decoder that do not fit each other: each alone would still run."""
-    assert solved(tiny, task, 12, "fast-dllm") >= 9
-
-
-@pytest.mark.parametrize("task", ["total", "compare", "sort"])
-def test_it_solves_most_of_what_it_is_weaker_in(tiny, task):
-    """Would catch a task that was left out of the training."""
-    assert solved(tiny, task, 12, "streaming") >= 6
+    assert solved(tiny, task, 12, "streaming") >= 10
 
 
 def test_it_ends_its_answers(tiny):
