@@ -24,7 +24,7 @@ def solved(tiny, task: str, count: int, strategy: str, **settings) -> int:
 @pytest.mark.parametrize("task", TASKS)
 def test_it_solves_nearly_all_held_out_problems(tiny, task):
     """Would catch weights, tokenizer, template and decoder that do not fit each other: each alone would still run."""
-    assert solved(tiny, task, 12, "streaming") >= 10
+    assert solved(tiny, task, 12, "streaming") >= 9
 
 
 def test_it_ends_its_answers(tiny):
