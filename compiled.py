@@ -219,10 +219,13 @@ class Graph:
 
 
 def replay(graphs: dict[tuple, Graph], key: tuple, forward: Callable, **given: Tensor | None) -> Tensor:
-    """Launch the recorded forward on these arguments; the first time run it as it is, which compiles, and record it."""
+    """Launch the recorded forward on these arguments; the first time run it as it is, which compiles, record it, and compare the two."""
     if key not in graphs:
         logits = forward(**given)
-        graphs[key] = Graph(forward, given)
+        graph = Graph(forward, given)
+        graph.graph.replay()
+        torch.testing.assert_close(graph.logits, logits, rtol=0, atol=0.02 * logits.abs().max().item())  # or `run` stays eager
+        graphs[key] = graph
         return logits
     graph = graphs[key]
     for name, tensor in given.items():

@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -274,3 +275,23 @@ def test_generated_code_writes_the_same_tokens(generated, capsys):
         call()
         assert len(step.programs) == before
         assert allocated(call) < whole < allocated(lambda: (cache.memory.kv.clone(), call()))  # keys and values are written in place
+
+
+def test_a_recording_that_computes_something_else_is_refused(monkeypatch):
+    """Would catch a graph that reads what its memory held at the recording: no GPU is at hand to see it, so every recording is compared."""
+
+    class Recorded:
+        def __init__(self, forward, given):
+            self.given = {name: tensor.clone() for name, tensor in given.items()}
+            self.graph = SimpleNamespace(replay=lambda: setattr(self, "logits", forward(**self.given) + self.wrong))
+
+    monkeypatch.setattr(compiled, "Graph", Recorded)
+    graphs, double = {}, lambda x: 2 * x  # noqa: E731
+    Recorded.wrong = 1
+    with pytest.raises(AssertionError):
+        compiled.replay(graphs, "key", double, x=torch.ones(3))
+    assert not graphs
+    Recorded.wrong = 0
+    for x in (torch.ones(3), torch.arange(3.0)):  # the second is launched, on arguments of its own
+        assert compiled.replay(graphs, "key", double, x=x).equal(2 * x)
+    assert list(graphs) == ["key"]
