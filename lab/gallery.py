@@ -17,7 +17,7 @@ from lab.watch import Observer
 from load_weights import load_model, load_tokenizer
 
 FOLDER = Path(__file__).parent.parent / "docs" / "gallery"
-PROMPT = "Tom has 12 apples. He buys 7 more and gives away 5. How many apples does Tom have?"
+PROMPT = "Tom has 12 boxes of 9 apples each. He buys 17 more and gives away 38. Then he eats 3 apples. How many apples does Tom have?"
 LENGTHS = {"gen_length": 64, "block_length": 32}
 RUNS = {"fast-dllm": {"cache": "dual", "threshold": 0.9}, "llada": {"steps": 32}}
 COLUMNS = 80
@@ -48,7 +48,7 @@ def main() -> None:
         finish(canvas, trace(steps(canvas), canvas, tokenizer, str(FOLDER / f"{strategy}.jsonl"), strategy, settings))
     page = FOLDER / "page.html"
     write_page(str(page), [read(FOLDER / f"{strategy}.jsonl") for strategy in RUNS])
-    slot = len(ids) + 9
+    slot = len(ids) + 16  # the result of the third step
     with Browser() as browser:
         browser.open(page, f"#step=2&slot={slot}", width=1200, height=720)
         browser.picture(FOLDER / "viewer.png")
