@@ -90,11 +90,11 @@ def test_the_plot_shows_every_contender(capsys, tmp_path):
 
 
 def test_delayed_decoding_counts_tokens_that_are_already_chosen(capsys):
-    """Would catch a comparison with the wrong forward: in the last steps nearly all is decided, and never less than at the first."""
-    bench.main(["delayed", "--limit", "3", "--task", "four-step", "--gen-length", "32"])
+    """Would catch a comparison with the wrong forward: a running total is not known at once, and nearly all of it in the last steps."""
+    bench.main(["delayed", "--limit", "4", "--task", "total", "--gen-length", "64"])
     rows = table(capsys.readouterr().out)
     shares = [float(rows[step][1].rstrip("%")) for step in ("0%", "10%", "25%", "50%", "75%")]
-    assert shares[0] < shares[-1] and shares == sorted(shares)
+    assert shares[0] + 5 < shares[-1] < 100
 
 
 def test_a_page_measures_itself_anew(tmp_path):
