@@ -249,5 +249,7 @@ def compiled(model: LLaDA) -> tuple[LLaDA | Compiled, Callable, Callable[[], flo
     whole = isinstance(model, LLaDA) and type(model.ff_out.weight) in (Tensor, nn.Parameter)  # not split over processes
     if score is kernels.score or not whole:
         return model, score, time.perf_counter
-    step = vars(model).setdefault("compiled", Compiled(model, score))  # kept beside the model: the next decode finds its programs
+    if "compiled" not in vars(model):  # kept beside the model: the next decode finds its programs
+        vars(model)["compiled"] = Compiled(model, score)
+    step = vars(model)["compiled"]
     return step, step.score, step.clock
