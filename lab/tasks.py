@@ -465,7 +465,10 @@ def is_held_out(answer: str) -> bool:
 
 
 def problems(seed: str | int, task: str | None = None, held_out: bool = False, polish: bool = False) -> Iterator[Problem]:
-    """Yield problems without end: of one task, or of all in their shares, those of the polish if asked for; from the held-out solutions, or from all the others."""
+    """Yield problems without end, from the held-out solutions or from all the others: of one task, or of all in their shares.
+
+    polish: in the shares of the polish
+    """
     rng = Random(f"{seed}")  # a string is hashed by sha512: the same stream on every machine
     names, shares = list(TASKS), [t.polish if polish else t.share for t in TASKS.values()]
     while True:

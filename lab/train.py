@@ -187,7 +187,9 @@ class Batch:
     prompt: Tensor  # int64 [B, P], left-padded
     start: Tensor  # int64 [B], the first real position of each prompt
     answer: Tensor  # int64 [B, A], filled with EOS
-    weight: Tensor  # float32 [B, A]: 1 over the answer's length for its tokens, first EOS included; the EOS after it count as one together
+    weight: (
+        Tensor  # float32 [B, A]: 1 over the answer's length for its tokens, at the end END at least; the EOS after it count as one together
+    )
 
 
 def collate(pairs: list[tuple[list[int], list[int]]], length: int, eos: int) -> Batch:
@@ -232,7 +234,7 @@ def has_tails(s: Run, step: int) -> bool:
     return step >= (1 - s.tails) * s.main_steps
 
 
-END = 1 / 8  # what the last sign of an answer and its EOS weigh at least: where a list of 60 numbers ends is one decision among 120
+END = 1 / 8  # what the last sign of an answer and its EOS weigh at least: where a long answer ends is one decision among a hundred
 GROUP = 24  # examples computed together, at most
 
 
@@ -296,9 +298,9 @@ def diffusion_loss(model: LLaDA, batch: Batch, least: float, as_decoded: bool, r
 def draw_masks(B: int, A: int, least: float, as_decoded: bool, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Draw the masking ratio of each answer token, which tokens are masks in the input, and which of these are scored: three of [B, A].
 
-    as_decoded: two thirds of the examples are masked as decoding in blocks sees them: the blocks before a random one are clean, those
-    behind it are all masks and are not scored, because nothing there is committed yet. Half of these have random masks in the open
-    block, the others none up to a random place and nothing else behind it, as where a list is written from left to right.
+    as_decoded: three quarters of the examples are masked as decoding in blocks sees them: the blocks before a random one are clean, those
+    behind it are all masks and are not scored, because nothing there is committed yet. A third of these have random masks in the open
+    block, the others none up to a random place and nothing but masks behind it, as where an answer is written from left to right.
     """
     t = (torch.arange(B) + torch.rand(B, generator=rng)) / B  # stratified: every batch has small and large ratios
     ratio = (t[torch.randperm(B, generator=rng)] * (1 - least) + least)[:, None].expand(B, A)
@@ -308,17 +310,18 @@ def draw_masks(B: int, A: int, least: float, as_decoded: bool, rng: torch.Genera
     length = 8 * 2 ** torch.randint(4, (B, 1), generator=rng)  # 8, 16, 32 or 64 tokens a block
     place, block = torch.arange(A) % length, torch.arange(A) // length  # [B, A]
     active = (torch.rand(B, 1, generator=rng) * (block[:, -1:] + 1)).long()
-    kind = torch.randint(4, (B, 1), generator=rng).clamp(max=2)  # 0 all over, 1 in blocks, 2 in blocks and from left to right
+    kind = torch.randint(4, (B, 1), generator=rng).clamp(max=2)  # 0 all over, 1 in blocks, 2 (half of them) from left to right
     behind = place >= torch.rand(B, 1, generator=rng) * length
     inside = (block == active) & torch.where(kind == 2, behind, masked)
     hidden, scored = (torch.where(kind == 0, masked, cells) for cells in (inside | (block > active), inside))
-    return torch.where(kind == 2, 0.5, ratio), hidden, scored
+    return torch.where(kind == 2, 0.5, ratio), hidden, scored  # from a random place on, half of a block is masked on average
 
 
 def sft_loss(logits: Tensor, batch: Batch, masked: Tensor, ratio: Tensor | float) -> Tensor:
-    """Sum over examples of sum over masked of weight * CE / ratio: LLaDA, algorithm 2, with one change.
+    """Sum over examples of sum over masked of weight * CE / ratio: LLaDA, algorithm 2, with other weights.
 
-    There every token of the padded answer weighs 1 / A. Behind a short answer on a long canvas that is a loss about EOS.
+    There every token of the padded answer weighs 1 / A. Behind a short answer on a long canvas that is a loss about EOS. Here the EOS
+    behind it count as one token together, and the end of a long answer as END (`collate`).
     """
     return (cross_entropy(logits, batch.answer) * batch.weight * masked / ratio).sum()
 
