@@ -127,11 +127,11 @@ class Cache:
 
     def write(self, query: Slots, k: Tensor, v: Tensor, own: Tensor | None = None) -> None:
         """Put k and v [B, G, Q, D] into their slots; with own, bool [B, Q], only those, and leave the others as they are."""
-        kv = torch.stack((k, v))  # [2, B, G, Q, D]
-        if isinstance(query, Tensor) and query.dim() == 2:  # slots of each row's own, int64 [B, Q]
-            self.kv[:, rows_of(query), :, query] = kv.permute(1, 3, 0, 2, 4)
-            return
-        self.kv[:, :, :, query] = kv if own is None else torch.where(own[:, None, :, None], kv, self.read(query))
+        for slots, new in zip((self.kv[0], self.kv[1]), (k, v)):  # each [B, G, S, D]
+            if isinstance(query, Tensor) and query.dim() == 2:  # slots of each row's own, int64 [B, Q]
+                slots[rows_of(query), :, query] = new.transpose(1, 2)
+            else:
+                slots[:, :, query] = new if own is None else torch.where(own[:, None, :, None], new, slots[:, :, query])
 
     def read(self, visible: Slots) -> Tensor:
         """Keys and values of these slots, [2, B, G, K, D]: a view if they are a slice; int64 [B, K] are slots of each row's own."""
