@@ -46,6 +46,11 @@ def whole_slots(n: int) -> int:
     return -(-n // SLOTS) * SLOTS
 
 
+def memory_of(batch: int, slots: int) -> tuple[int, int]:
+    """Rows and slots of the memory behind a cache of so many."""
+    return size(batch), whole_slots(slots)
+
+
 class Padded(Cache):
     """A cache in memory of a few sizes: its tensors are the first B rows and S slots of `memory`, on which compiled forwards work."""
 
@@ -109,13 +114,13 @@ class Compiled:
         return time.perf_counter() - self.compiling
 
     def new_cache(self, batch: int, slots: int, features: bool = False) -> Padded:
-        lend = partial(self.lend, whole_slots(slots), features)
+        lend = partial(self.lend, slots, features)
         return Padded(lend(batch), lend, batch, slots)
 
     def lend(self, slots: int, features: bool, batch: int) -> Cache:
         """Memory for a cache, which comes back when the cache is gone: used again, it keeps its address, which a graph has fixed."""
-        shape = (size(batch), slots, features)
-        if not any(slots == other for _, other, _ in self.free):
+        shape = (*memory_of(batch, slots), features)
+        if not any(shape[1] == other for _, other, _ in self.free):
             self.free.clear()  # or memory for every length there ever was would pile up
         free = self.free.setdefault(shape, [])
         memory = free.pop() if free else self.model.new_cache(*shape)

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import kernels
-from compiled import compiled
+from compiled import Compiled, compiled, memory_of
 from kernels import Scores
 from load_weights import check_memory
 from model import Cache, LLaDA, Slots
@@ -414,7 +414,8 @@ class Canvas:
         widths = sum(2 * c.n_layers * c.kv_heads * c.head_width for c in configs) + self.features * configs[0].n_layers * configs[0].d_model
         cells = self.settings.gen_length if guide else self.block_length
         logits = cells * configs[0].vocab_size * 4 * 4  # float32: logits, those of the step before, odds, odds * log odds
-        needed = B * self.passes * (S * widths * self.model.dtype.itemsize + logits)
+        rows, slots = memory_of(B * self.passes, S) if isinstance(self.model, Compiled) else (B * self.passes, S)
+        needed = rows * (slots * widths * self.model.dtype.itemsize + logits)
         check_memory(f"the cache and logits of {B} rows of {S} tokens", needed, self.model.device)
 
     def answers(self) -> Tensor:

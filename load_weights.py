@@ -353,7 +353,8 @@ def find_device(name: str | torch.device | None) -> torch.device:
 def free_memory(device: torch.device) -> float:
     """Bytes that an allocation can hope for; infinity where the system does not tell."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, for the next tensors
+        return torch.cuda.mem_get_info(device)[0] + kept
     try:
         line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
         return int(line.split()[1]) * 1024

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import compiled
+import dllm
 import kernels
 from compiled import Compiled, positions, size
 from dllm import decode, generate
@@ -295,3 +296,15 @@ def test_a_recording_that_computes_something_else_is_refused(monkeypatch):
     for x in (torch.ones(3), torch.arange(3.0)):  # the second is launched, on arguments of its own
         assert compiled.replay(graphs, "key", double, x=x).equal(2 * x)
     assert list(graphs) == ["key"]
+
+
+@plain_scores
+def test_memory_is_checked_with_its_padding(step, monkeypatch):
+    """Would catch a check that passes a decode whose padded cache then does not fit: 5 rows of 32 slots are held as 6 rows of 64."""
+    asked = []
+    monkeypatch.setattr(dllm, "check_memory", lambda what, bytes, device: asked.append(bytes))
+    for compile in (False, True):
+        dllm.prepare(step, PROMPTS, "llada", SETTINGS | {"compile": compile})
+    cells, c = 8 * step.config.vocab_size * 16, step.config
+    slot = 2 * c.n_layers * c.kv_heads * c.head_width * 4
+    assert asked == [5 * ((8 + 24) * slot + cells), 6 * (64 * slot + cells)]

@@ -431,3 +431,10 @@ def test_a_broken_tokenizer_is_one_line(checkpoint):
     (checkpoint / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match="tokenizer.json is missing"):
         load_tokenizer(checkpoint)
+
+
+def test_memory_that_pytorch_keeps_for_itself_is_free(monkeypatch):
+    """Would catch a second decode that is refused because the first one's memory went back to PyTorch and not to the driver."""
+    for name, bytes in {"mem_get_info": (10, 100), "memory_reserved": 7, "memory_allocated": 4}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, bytes=bytes: bytes)
+    assert load_weights.free_memory(torch.device("cuda")) == 13
