@@ -19,8 +19,8 @@ from options import require
 
 
 def processes() -> int:
-    """How many torchrun has started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many torchrun has started; 1 without it, even where a cluster's scheduler has set WORLD_SIZE."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
 
 
 def rank() -> int:
