@@ -64,6 +64,32 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Traits:
+    """What Strategy must know of a rule, a view or a schedule to see whether it goes with the others. `has` says it of one."""
+
+    quota: bool = False  # the rule shares `steps` out among the tokens; with any other they are a cap
+    revises: bool = False  # the rule takes tokens back, or writes others in their place
+    length: int | None = None  # of blocks, the only one that will do
+    exact: bool = False  # no forward of the view attends to a stale slot
+    settled: float = (
+        1  # the forward of a block, from 0, from which the view computes each slot anew or keeps it; inf where that never comes
+    )
+    paced: bool = False  # what is stale in the view is refreshed by the forwards of the whole decode, instead of by a block's
+    frontier: bool = False  # each row goes from left to right at its own pace, as a guide reads
+    features: bool = False  # the view needs a cache with features
+
+
+def has(**own) -> Callable:
+    """A decorator: give a part these traits, instead of the defaults."""
+
+    return lambda part: setattr(part, "traits", Traits(**own)) or part
+
+
+def traits(part) -> Traits:
+    return getattr(part, "traits", Traits())
+
+
+@dataclass(frozen=True)
 class Strategy:
     """A way to decode; STRATEGIES holds the named ones, and any combination that makes sense can be built by hand."""
 
@@ -80,46 +106,25 @@ class Strategy:
     block_length: int | None = 32  # where the caller names none; None for gen_length
     temperature: float = 0.0  # where the caller names none
 
-    @property
-    def exact(self) -> bool:
-        """Whether no forward attends to a stale slot."""
-        return self.view in EXACT_VIEWS
-
-    @property
-    def settled(self) -> float:
-        """From which forward of a block, counted from 0, every slot is either computed anew each time or kept; inf where that never comes."""
-        return getattr(self.view, "settled", 1)
-
-    @property
-    def by_quota(self) -> bool:
-        """Whether `steps` is shared out among the tokens instead of being a cap."""
-        return self.rule is quota or hasattr(self.rule, "quota")
-
-    @property
-    def only_length(self) -> int | None:
-        """The one block_length that will do: a model of the next token writes one at a time, a filter has an input for each of a block."""
-        return 1 if self.view is causal or self.guide else getattr(self.rule, "length", None)
-
     def __post_init__(self):
-        paced = hasattr(self.view, "paced")  # what is stale is refreshed by the forwards of the whole decode, instead of by a block's
-        left_to_right = hasattr(self.schedule, "frontier")
-        if left_to_right != bool(self.guide) or hasattr(self.view, "frontier") and not left_to_right:
+        rule, view, schedule = map(traits, (self.rule, self.view, self.schedule))
+        if schedule.frontier != bool(self.guide) or view.frontier and not schedule.frontier:
             raise ValueError("a guide needs the frontier schedule, and that schedule and the trailing view need a guide")
-        if self.schedule is not serial and not (self.exact or paced or hasattr(self.view, "frontier")):
+        if self.schedule is not serial and not (view.exact or view.paced or view.frontier):
             raise ValueError("pipelined blocks need a view without stale slots, or one that is refreshed by the pipeline's forwards")
-        if paced and (self.schedule is serial or left_to_right):
+        if view.paced and (self.schedule is serial or schedule.frontier):
             raise ValueError("a view that a pipeline's forwards refresh needs pipelined blocks: elsewhere each block counts its own")
-        if self.ahead and (self.schedule is not serial or self.settled == torch.inf):
+        if self.ahead and (self.schedule is not serial or view.settled == torch.inf):
             raise ValueError("drafts need one block at a time, and a cache whose slots inside the block are computed anew in every forward")
         if self.ahead and self.soften:
             raise ValueError("a draft would need softened masks of its own: drafts and softened masks cannot be combined")
-        if self.settled == torch.inf and hasattr(self.rule, "revises"):
+        if view.settled == torch.inf and rule.revises:
             raise ValueError("a rule that changes written tokens contradicts a cache that keeps what was computed for them")
-        if self.schedule is not serial and (self.adjust or hasattr(self.rule, "revises")):
+        if self.schedule is not serial and (self.adjust or rule.revises):
             raise ValueError("what remembers a block's forwards, or changes its tokens, needs one block at a time")
-        if self.schedule is not serial and self.by_quota:
+        if self.schedule is not serial and rule.quota:
             raise ValueError("a quota of tokens per step has no meaning for pipelined blocks, which share their steps: use a threshold")
-        if self.search and (self.schedule is not serial or self.ahead or self.adjust or self.soften or hasattr(self.rule, "revises")):
+        if self.search and (self.schedule is not serial or self.ahead or self.adjust or self.soften or rule.revises):
             raise ValueError("a search copies canvases and caches, one block at a time, but nothing that drafts or rules remember of them")
 
 
@@ -243,14 +248,13 @@ def decode(model: LLaDA, prompt, strategy: "str | Strategy" = DEFAULT, template=
 @torch.inference_mode()
 def steps(s: "Canvas") -> Iterator[Step]:
     """The loop that every strategy runs on."""
-    parts = (s.strategy.rule, s.strategy.adjust, s.strategy.ahead, s.strategy.guide)
-    rule, adjust, ahead, guide = map(copy.copy, parts)  # what they remember is this decode's
-    settings = s.settings
-    generator = torch.Generator(s.x.device).manual_seed(settings.seed)
+    own = s.strategy.rule, s.strategy.adjust, s.strategy.ahead, s.strategy.guide
+    rule, adjust, ahead, guide = map(copy.copy, own)  # what they remember is this decode's
+    settings, generator = s.settings, torch.Generator(s.x.device).manual_seed(s.settings.seed)
     began = s.clock()
     windows = s.strategy.schedule(s)
     for window in s.strategy.search(s, windows) if s.strategy.search else windows:
-        if settings.steps and s.nfe >= settings.steps and not s.strategy.by_quota:
+        if settings.steps and s.nfe >= settings.steps and not traits(s.strategy.rule).quota:
             raise StepLimit(f"steps={s.nfe} forwards are spent, {int(s.masked().sum())} masks are left: raise steps or lower the threshold")
         look = s.strategy.view(s, window)
         logits, rows, ran = (ahead or forward)(s, window, look)  # [b, n * k, V]
@@ -298,7 +302,7 @@ def forward(
         ids = torch.cat((ids, ids.masked_fill(in_prompt, s.mask_id)))  # [2b, Q]
         start = start if start is None else start.repeat(2)
     if look.visible is not None and cache is None:
-        cache = s.cache = model.new_cache(len(ids), s.x.shape[1], s.features)
+        cache = s.cache = model.new_cache(len(ids), s.x.shape[1], traits(s.strategy.view).features)
     visible = look.visible
     if cache is not None and drafts:
         picked = torch.cat((lines, lines + len(s.live))) if scale else lines
@@ -384,7 +388,6 @@ class Canvas:
         self.width = strategy.search.n if strategy.search else 1  # rows for each prompt: the trajectories of a search
         prompts, templates = ([row for row in rows for _ in range(self.width)] for rows in (prompts, templates))
         self.passes = 2 if settings.cfg_scale else 1  # rows of the cache, and of a forward, for each row of the batch
-        self.features = hasattr(strategy.view, "features")
         B, P = len(prompts), max(map(len, prompts))
         fast = model.device.type == "cuda" if settings.compile is None else settings.compile
         self.model, self.score, self.clock = compiled(model) if fast else (model, kernels.score, time.perf_counter)
@@ -411,7 +414,8 @@ class Canvas:
     def check_memory(self, B: int, S: int) -> None:
         guide = self.strategy.guide
         configs = [model.config for model in (self.model, guide and guide.model) if model]
-        widths = sum(2 * c.n_layers * c.kv_heads * c.head_width for c in configs) + self.features * configs[0].n_layers * configs[0].d_model
+        features = traits(self.strategy.view).features * configs[0].n_layers * configs[0].d_model
+        widths = sum(2 * c.n_layers * c.kv_heads * c.head_width for c in configs) + features
         cells = self.settings.gen_length if guide else self.block_length
         logits = cells * configs[0].vocab_size * 4 * 4  # float32: logits, those of the step before, odds, odds * log odds
         rows, slots = memory_of(B * self.passes, S) if isinstance(self.model, Compiled) else (B * self.passes, S)
@@ -498,8 +502,7 @@ def serial(s: Canvas) -> Iterator[Window]:
         s.opened.fill_(block + 1)
         age, forwards = 0, (s.settings.steps or s.settings.gen_length) // s.blocks
         while any(row[block] for row in s.left):
-            must = s.masked()[:, block].any(-1, keepdim=True)  # [b, 1]
-            yield (window := s.window(block, block + 1, age, stale, must, forwards - age))
+            yield (window := s.window(block, block + 1, age, stale, s.masked()[:, block].any(-1, keepdim=True), forwards - age))
             stale, age = window.start, age + 1
 
 
@@ -507,7 +510,6 @@ def pipeline(block_add_threshold: float, decoded_token_threshold: float, first_o
     """Several blocks at once: the next opens when the last is partly full, and must move when its predecessor nearly is (D2F).
 
     first_only: of the blocks that must move, hold only the first to it (d3LLM).
-
     The numbers at line ends are the steps in docs/d2f.md. Each row of a batch runs its own pipeline; the window spans them all.
     """
 
@@ -529,8 +531,7 @@ def pipeline(block_add_threshold: float, decoded_token_threshold: float, first_o
                 must &= must.cumsum(-1) == 1
             low, high = int(full.min()), int(s.opened[s.live].max())
             yield (window := s.window(low, high, age, stale, must[:, low:high]))  # 4, 6
-            age += 1
-            stale = window.start  # 5: this forward saw the final tokens of every block before `start`
+            age, stale = age + 1, window.start  # 5: this forward saw the final tokens of every block before `start`
 
     return schedule
 
@@ -541,6 +542,7 @@ View = Callable[[Canvas, Window], Look]
 CacheName = Literal["none", "prefix", "dual", "vicinity", "frozen"]
 
 
+@has(exact=True)
 def full(s: Canvas, window: Window) -> Look:
     """Recompute the whole canvas (LLaDA)."""
     return Look(0, slice(0, s.x.shape[1]), None)
@@ -585,17 +587,20 @@ def kept_suffix(suffix: int, window_size: int | None) -> int:
     return suffix if window_size is None or suffix <= window_size else window_size + 1
 
 
+@has(exact=True)
 def block_causal(s: Canvas, window: Window) -> Look:
     """Recompute what was not final yet; a block sees itself and all before it, so finished K/V never change: the cache is exact (D2F)."""
     mask = block_mask(s.prompt_length, s.block_length, window.stale, window.end, s.x.device)
     return Look(window.stale, slice(window.stale, window.end), slice(0, window.end), mask)
 
 
+@has(exact=True)
 def block_causal_uncached(s: Canvas, window: Window) -> Look:
     """The definition that `block_causal` must equal: the same mask, everything recomputed."""
     return Look(0, slice(0, window.end), None, block_mask(s.prompt_length, s.block_length, 0, window.end, s.x.device))
 
 
+@has(exact=True, length=1)
 def causal(s: Canvas, window: Window) -> Look:
     """Predict a block of one token from those before it, each of which is computed once (autoregressive decoding)."""
     end = window.end - 1
@@ -611,8 +616,6 @@ def block_mask(prompt_length: int, block_length: int, first: int, end: int, devi
     block = ((position - prompt_length).div(block_length, rounding_mode="floor") + 1).clamp(min=0)
     return block[first:, None] >= block
 
-
-EXACT_VIEWS = (full, block_causal, block_causal_uncached, causal)
 
 # --- orders: which tokens are the surest. Each returns a doubt for every cell, and whatever ranks tokens goes by it.
 
@@ -637,6 +640,7 @@ def rank(doubt: Tensor, candidates: Tensor) -> Tensor:
     return order.argsort(dim=-1)
 
 
+@has(quota=True)
 def quota(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
     """Spread a block's tokens evenly over its forwards, the remainder first, the surest tokens first (LLaDA, low-confidence remasking)."""
     left = candidates.sum(-1, keepdim=True)  # [N, 1]
@@ -659,8 +663,7 @@ def factor_rule(factor: float) -> Rule:
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
         place = rank(scores.doubt, candidates)  # r - 1
         fails = candidates & (scores.confidence < 1 - factor / (place + 2))
-        first = place.masked_fill(~fails, place.shape[-1]).amin(-1, keepdim=True)  # [N, 1]
-        return place < first
+        return place < place.masked_fill(~fails, place.shape[-1]).amin(-1, keepdim=True)
 
     return rule
 
@@ -741,10 +744,7 @@ def fast_dllm(cache: CacheName = "prefix", threshold: float | None = 0.9, factor
     threshold: commit every token at least this confident; none commits the quota of `steps`
     factor: replaces the threshold: commit the r surest tokens while (r + 1) * (1 - confidence) <= factor
     """
-    if factor is not None:
-        require(factor >= 0, "factor", factor, "at least 0")
-        return Strategy(factor_rule(factor), cached(cache), serial)
-    return Strategy(threshold_rule(threshold), cached(cache), serial)
+    return Strategy(threshold_rule(threshold) if factor is None else factor_rule(factor), cached(cache), serial)
 
 
 @named("localleap")
@@ -857,19 +857,19 @@ def plan(strategy: str | Strategy, settings: dict, template_length: int | None =
         chosen = replace(chosen, gen_length=template_length)
     if chosen.temperature is None:
         chosen = replace(chosen, temperature=strategy.temperature)
+    only = traits(strategy.rule).length or traits(strategy.view).length or traits(strategy.schedule).length
     if chosen.block_length is None:
-        chosen = replace(chosen, block_length=strategy.only_length or strategy.block_length or chosen.gen_length)
+        chosen = replace(chosen, block_length=only or strategy.block_length or chosen.gen_length)
     require(chosen.block_length >= 1, "block_length", chosen.block_length, "at least 1")
     if template_length is not None:
         chosen = replace(chosen, gen_length=-(-template_length // chosen.block_length) * chosen.block_length)
     G, k, steps = chosen.gen_length, chosen.block_length, chosen.steps
     require(G >= 1, "gen_length", G, "at least 1")
-    only = strategy.only_length
     require(only in (None, k), "block_length", k, f"{only}, which is what this strategy was made for")
     if G % k:
         raise ValueError(f"gen_length {G} is not a multiple of block_length {k}: the nearest is {nearest_multiple(G, k)}")
     require(steps is None or steps >= 1, "steps", steps, "at least 1")
-    if strategy.by_quota and steps and steps % (G // k):
+    if traits(strategy.rule).quota and steps and steps % (G // k):
         raise ValueError(f"steps {steps} do not divide evenly among {G // k} blocks: the nearest is {nearest_multiple(steps, G // k)}")
     require(0 <= chosen.temperature < torch.inf, "temperature", chosen.temperature, "at least 0")
     require(0 <= chosen.cfg_scale < torch.inf, "cfg_scale", chosen.cfg_scale, "at least 0")

@@ -32,12 +32,14 @@ from dllm import (
     causal,
     forward,
     full,
+    has,
     named,
     pipeline,
     quota,
     rank,
     serial,
     threshold_rule,
+    traits,
 )
 from kernels import Scores
 from load_weights import load_filter
@@ -73,13 +75,12 @@ def hierarchy_decoding(high: float = 0.9, low: float = 0.62, cache: CacheName = 
     return Strategy(hierarchy(low, high), cached(cache), serial)
 
 
+@has(revises=True)
 class Saber:
     """Commit what is surer than the mean of the tokens so far were, at least n, and take back those that have lost most confidence.
 
     Following the authors' code: a position's loss is that of its likeliest token, whichever that is now, and counts from the forward before.
     """
-
-    revises = True
 
     def __init__(self, n: int, mu: int):
         self.n, self.mu = n, mu
@@ -116,11 +117,11 @@ def saber(n: int = 2, mu: int = 8, cache: CacheName = "none") -> Strategy:
 def editing(threshold: float, edit_threshold: float) -> Rule:
     """Every token at least as sure as the threshold, and while the block has masks, a new token where another than the written one is (LLaDA 2.1)."""
 
+    @has(revises=True)
     def rule(scores: Scores, candidates: Tensor, window: Window) -> tuple[Tensor, Tensor]:
         edit = ~candidates & candidates.any(-1, keepdim=True) & (scores.confidence > edit_threshold)
         return candidates & (scores.confidence >= threshold) | edit, scores.token
 
-    rule.revises = True  # which Strategy asks about
     return rule
 
 
@@ -141,13 +142,13 @@ def convolution(width: int, kappa: float) -> Rule:
     What lies before the block counts as written, what lies behind it as not.
     """
 
+    @has(quota=True)
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
         written = F.pad(F.pad((~candidates).float(), (width // 2, 0), value=1.0), (0, width - 1 - width // 2))
         near = F.avg_pool1d(written[:, None], width, stride=1)[:, 0] * width  # [N, k]
         doubt = 1 / (scores.confidence * torch.tanh(kappa * near)) - 1
         return quota(scores._replace(doubt=doubt.clamp(max=kernels.LARGEST)), candidates, window)
 
-    rule.quota = True  # which Strategy asks about
     return rule
 
 
@@ -168,12 +169,12 @@ def learned(filter: list[Tensor], tau: float) -> Rule:
     A written cell counts as sure. The authors' code shows the network what the model says of it now, which a cache may not have computed.
     """
 
+    @has(length=len(filter[1]))
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
         weight, bias, last_weight, last_bias = (part.to(candidates.device) for part in filter)
         seen = torch.where(candidates, scores.confidence, 1.0)
         return F.linear(F.linear(seen, weight, bias).relu(), last_weight, last_bias).sigmoid() > tau  # [N, k]
 
-    rule.length = len(filter[1])  # which Strategy asks about
     return rule
 
 
@@ -272,6 +273,7 @@ def delayed(refresh: int, prefill: bool = False) -> View:
     Everything is recomputed in a block's first two forwards, and in every `refresh`-th; with prefill the prompt only in the very first.
     """
 
+    @has(settled=torch.inf)
     def view(s: Canvas, window: Window) -> Look:
         S = s.x.shape[1]
         if window.age < 2 or window.age % refresh == 0:
@@ -282,7 +284,6 @@ def delayed(refresh: int, prefill: bool = False) -> View:
         query = own.any(0).nonzero()[:, 0]
         return Look(0, query, slice(0, S), own=own[:, query])
 
-    view.settled = torch.inf  # which Strategy asks about
     return view
 
 
@@ -304,6 +305,7 @@ def evicting(keep_ratio: float, kernel_size: int) -> View:
     as much as the one among its neighbours, kernel_size in all, that was asked most; slots before and behind the block are neighbours.
     """
 
+    @has(settled=2)
     def view(s: Canvas, window: Window) -> Look:
         S = s.x.shape[1]
         if window.age < 2:  # the first forward does not show yet what matters
@@ -319,7 +321,6 @@ def evicting(keep_ratio: float, kernel_size: int) -> View:
         visible = torch.cat((kept, block.expand(*kept.shape[:2], -1)), -1).sort().values
         return Look(window.start, slice(window.start, window.end), visible)
 
-    view.settled = 2
     return view
 
 
@@ -340,13 +341,13 @@ def partly(prompt_interval_steps: int, gen_interval_steps: int, transfer_ratio: 
     Forwards are counted from the start of each block, like those of every cache: a row must not depend on the others of its batch.
     """
 
+    @has(features=True, settled=torch.inf)
     def view(s: Canvas, window: Window) -> Look:
         S, G = s.x.shape[1], s.settings.gen_length
         first = 0 if window.age % prompt_interval_steps == 0 else s.prompt_length
         count = G if window.age % gen_interval_steps == 0 else int(G * transfer_ratio)
         return Look(first, slice(first, S), slice(0, S), renew=(s.prompt_length - first, count))
 
-    view.features, view.settled = True, torch.inf
     return view
 
 
@@ -385,6 +386,7 @@ def settling(delay: int, refresh: int) -> View:
     Everything is also recomputed in every `refresh`-th forward of the pipeline.
     """
 
+    @has(paced=True)
     def view(s: Canvas, window: Window) -> Look:
         P, S = s.prompt_length, s.x.shape[1]
         number = window.age + 1  # of this forward; masks are written in it at the earliest
@@ -399,7 +401,6 @@ def settling(delay: int, refresh: int) -> View:
         query = torch.arange(low, S, device=s.x.device)
         return Look(low, query, slice(0, S), own=query >= first[:, None])
 
-    view.paced = True  # which Strategy asks about
     return view
 
 
@@ -459,7 +460,7 @@ class Drafts:
     def __call__(self, s: Canvas, window: Window, look: Look) -> tuple[Tensor, int, Tensor]:
         live, span = s.live, slice(window.start, window.end)
         now = s.x[live, span]  # [b, k]
-        if window.age < s.strategy.settled:  # little is known of this block, and the cache may be refreshed
+        if window.age < traits(s.strategy.view).settled:  # little is known of this block, and the cache may be refreshed
             self.last, rows, ran = forward(s, window, look)
             self.drafts = torch.full((len(s.x), 1 + len(self.graph), now.shape[1]), -1, device=now.device)  # [B, D, k]
             self.logits = self.last.new_empty(*self.drafts.shape, self.last.shape[-1])  # [B, D, k, V]
@@ -558,6 +559,7 @@ def swift(depth: int = 4, skip: str | None = None, threshold: float | None = Non
 def frontier(lookahead: int) -> Schedule:
     """From left to right, every row at a place of its own: its first mask, a block of one token, is open, `lookahead` masks may be written (APD)."""
 
+    @has(frontier=True, length=1)
     def schedule(s: Canvas) -> Iterator[Window]:
         age = stale = 0
         while len(s.live):
@@ -569,7 +571,6 @@ def frontier(lookahead: int) -> Schedule:
             yield (window := s.window(low, high, age, stale, first[:, low:high], lookahead=lookahead - 1))
             age, stale = age + 1, window.start
 
-    schedule.frontier = True  # which Strategy asks about
     return schedule
 
 
@@ -579,6 +580,7 @@ def trailing(recompute: int | None) -> View:
     With 0, a token is computed once after it was written, and never again (FlashDLM's FreeCache, token by token); None recomputes everything.
     """
 
+    @has(frontier=True)
     def view(s: Canvas, window: Window) -> Look:
         written, first = s.written[s.live], window.start + window.must.int().argmax(-1)  # [b, S], [b]
         left = (written == written.amax(-1, keepdim=True)).int().argmax(-1)  # [b]: 0 at first, when nothing is written
@@ -589,7 +591,6 @@ def trailing(recompute: int | None) -> View:
         mask = torch.arange(window.end, device=s.x.device) < right  # [b, K]
         return Look(int(query[0]), query, slice(0, window.end), mask[:, None, None].expand(-1, 1, len(query), -1), own=own)
 
-    view.frontier = True  # which Strategy asks about
     return view
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dllm import Canvas, Step
+from dllm import Canvas, Step, traits
 from lab.command_line import Parser
 
 FORMAT, VERSION = "dllm-trace", 1
@@ -92,7 +92,7 @@ class Recorder:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "strategy": {"name": strategy, "settings": own, "exact": s.strategy.exact},
+            "strategy": {"name": strategy, "settings": own, "exact": traits(s.strategy.view).exact},
             "settings": asdict(s.settings) | {"eos": s.eos},
             "versions": {"torch": torch.__version__, "python": platform.python_version()},
             "model": {"device": str(s.model.device), "dtype": str(s.model.dtype).removeprefix("torch.")},

@@ -192,7 +192,7 @@ def test_views_that_are_refreshed_in_every_forward_equal_none(seed, name):
     def always(s, window):
         return fresh(s, dataclasses.replace(window, age=0))
 
-    always.features = True  # which only dLLM-Cache's needs
+    always = dllm.has(features=True)(always)  # which only dLLM-Cache's needs
     assert same(run(seed, Strategy(dllm.quota, always, dllm.serial)), run(seed, "llada"))
 
 

@@ -159,7 +159,7 @@ def test_one_command_makes_a_file_that_learn2pd_reads(tmp_path, capsys, monkeypa
     short = [f"--out={file}", "--limit=2", "--steps=20", "--gen-length=8", "--block-length=8", f"--model={command_line.TINY}"]
     train.main(["filter", *short])
     assert f"wrote {file}" in capsys.readouterr().err and [other.name for other in tmp_path.iterdir()] == [file.name]
-    assert dllm.build("learn2pd", filter=str(file)).only_length == 8
+    assert dllm.traits(dllm.build("learn2pd", filter=str(file)).rule).length == 8
     first = load_file(file)
     train.main(["filter", *short])
     assert all(tensor.equal(first[name]) for name, tensor in load_file(file).items())  # the same seed, the same filter
