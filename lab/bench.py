@@ -3,6 +3,7 @@
 compare    strategies on the same held-out problems: accuracy, forwards, rows, tokens per forward, tokens/s, speed-up over llada (compare.py)
 delayed    how early each token is already the model's first choice (compare.py)
 oracle     how often each rule stays inside a small language when the model makes no error, beside what theory says of one step
+attention  the exact attention kernels side by side, for the queries, slots and masks of a decode (attention.py)
 speed      one forward for each cache beside the floor of its arithmetic, and the scores beside the forward (speed.py)
 grow       how a forward's time and its cache grow with the answer and the prompt (speed.py)
 results    run the commands of docs/results.md and docs/speed.md again and write what they print under them (report.py)
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from dllm import STRATEGIES, generate
 from lab import parallel
+from lab.attention import attention
 from lab.command_line import Parser, has_weights
 from lab.compare import compare, delayed
 from lab.oracle import LANGUAGES, Oracle
@@ -74,13 +76,8 @@ PROBLEMS = DEVICE | {
     "--gen-length": 128,
     "--seed": {"type": int, "default": 1234, "help": "of the problems, default 1234"},
 }
-FORWARDS = DEVICE | {
-    "--caches": {"metavar": "A,B", "help": f"of {', '.join(CACHES)} (default all)"},
-    "--block-length": 32,
-    "--rounds": 9,
-    "--threads": None,
-    "--json": {"action": "store_true", "help": "print the figures as JSON"},
-}
+TIMED = DEVICE | {"--rounds": 9, "--threads": None, "--json": {"action": "store_true", "help": "print the figures as JSON"}}
+FORWARDS = TIMED | {"--caches": {"metavar": "A,B", "help": f"of {', '.join(CACHES)} (default all)"}, "--block-length": 32}
 
 
 # Each subcommand with its flags; a number stands for a whole number with this default, None for one without.
@@ -99,6 +96,13 @@ COMMANDS = {
     },
     delayed: PROBLEMS | {"--limit": 20},
     oracle: {"--limit": 1000, "--length": 6, "--seed": {"type": int, "default": 0, "help": "of the sampling, default 0"}},
+    attention: TIMED
+    | {
+        "--shape": {"default": "mid", "help": f"one of {', '.join(SHAPES)} (default mid)"},
+        "--batch": {"metavar": "N,M", "default": "1,4", "help": "default 1,4"},
+        "--rows": {"metavar": "N,M", "default": "32,128", "help": "positions of the query, default 32,128"},
+        "--slots": {"metavar": "N,M", "default": "192,1024", "help": "default 192,1024"},
+    },
     speed: FORWARDS
     | {
         "--shapes": {"metavar": "A,B", "help": f"of {', '.join(SHAPES)} (default all; on a CPU without 8b)"},

@@ -33,13 +33,17 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def about(model: LLaDA) -> str:
-    """What a measurement with this model ran on, in one line."""
-    if model.device.type == "cuda":
-        where = torch.cuda.get_device_name(model.device)
+    return ran_on(model.device, model.dtype)
+
+
+def ran_on(device: torch.device, dtype: torch.dtype) -> str:
+    """What a measurement there, in this dtype, ran on, in one line."""
+    if device.type == "cuda":
+        where = torch.cuda.get_device_name(device)
     else:
         threads = torch.get_num_threads()
         where = f"{processor()}, {threads} thread{'s' * (threads > 1)}"
-    return f"torch {torch.__version__}, Python {platform.python_version()}, {where}, {str(model.dtype).removeprefix('torch.')}"
+    return f"torch {torch.__version__}, Python {platform.python_version()}, {where}, {str(dtype).removeprefix('torch.')}"
 
 
 def processor() -> str:

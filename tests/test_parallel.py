@@ -91,3 +91,12 @@ def test_what_cannot_be_shared_is_refused_once(saved, processes, arguments, mess
 def test_one_process_gathers_from_itself():
     """Would catch a run without torchrun that waits for others."""
     assert parallel.processes() == 1 and parallel.rank() == 0 and parallel.gathered("a") == ["a"]
+
+
+def test_processes_that_others_started_are_not_torchruns(monkeypatch):
+    """Would catch a traceback, or a wait without end, on a cluster whose scheduler sets WORLD_SIZE for every job."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert parallel.processes() == 1
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert parallel.processes() == 4

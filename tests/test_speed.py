@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import dllm
 import load_weights
-from lab import bench, speed
+from lab import attention, bench, speed
 
 SMALL = ["--shapes", "tiny", "--batch", "1", "--rounds", "1", "--prompt-length", "8", "--gen-length", "16", "--block-length", "4"]
 
@@ -127,7 +127,7 @@ def test_speed_as_json_has_the_same_figures(capsys, monkeypatch):
     [cell] = found["cells"]
     assert (
         seen == [False, True]
-        and set(cell["compiled"]) == {"compiled", "speed-up", "scores", "MB", "compiled MB"}
+        and set(cell["compiled"]) == {"compiled", "its ratio", "speed-up", "scores", "MB", "compiled MB"}
         and cell["compiled"]["MB"] > 0
     )
     assert (cell["rows"], cell["slots"], cell["batch"], cell["cache"]) == (4, 24, 1, "dual") and found["settings"]["rounds"] == 1
@@ -144,6 +144,43 @@ def test_grow_prints_the_law_and_the_memory(capsys):
     assert [row[0] for row in table(out, 1)[1:]] == list(speed.TERMS) and "largest relative error none " in out
 
 
+def kernel_inputs(seen: str):
+    """q, k and v of four heads over two of keys, as a decoder has them, and a mask."""
+    rng = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 6, 4, 8, generator=rng).transpose(1, 2)
+    k, v = torch.randn(2, 2, 2, 16, 8, generator=rng)
+    return q, k, v, attention.SEEN[seen](6, 16, q.device)
+
+
+@pytest.mark.parametrize("seen", attention.SEEN)
+def test_every_attention_kernel_computes_the_same(seen):
+    """Would catch a mask that means its opposite to one of them, and a kernel that is compared on other heads."""
+    inputs = kernel_inputs(seen)
+    expected = attention.explicit(*(t.double() for t in inputs[:3]), inputs[3])()
+    for name in ("SDPA", "math", "explicit"):
+        assert attention.exact(attention.KERNELS[name](*inputs), expected), name
+    assert not attention.exact(attention.explicit(*inputs[:3], torch.eye(6, 16, dtype=torch.bool)), expected)  # the negative control
+    assert not attention.exact(lambda: torch.zeros(1)[2], expected)  # one that raises
+
+
+def test_what_is_hidden():
+    """Would catch a mask that hides nothing, which a kernel may skip: the figures would be those of no mask."""
+    masks = {name: seen(6, 16, "cpu") for name, seen in attention.SEEN.items()}
+    assert masks["all"] is None and masks["three quarters"].sum() == 6 * 12 and not masks["three quarters"][:, 12:].any()
+    assert masks["block-causal"].sum(-1).tolist() == [13, 13, 13, 16, 16, 16]
+
+
+def test_attention_prints_a_line_for_each_mask_and_size(capsys, monkeypatch):
+    """Would catch a size that is left out, a figure under another kernel's name, and kernels nobody can run that get a column."""
+    names = ("SDPA", "cuDNN", "math")  # FlexAttention would be compiled for each line
+    monkeypatch.setattr(attention, "KERNELS", {name: attention.KERNELS[name] for name in names})
+    bench.main(["attention", "--shape", "tiny", "--batch", "1,2", "--rows", "4", "--slots", "8,16", "--rounds", "1", "--device", "cpu"])
+    header, *rows = table(capsys.readouterr().out)
+    assert header == ["seen", "batch", "rows", "slots", "SDPA", "math"]
+    assert [row[:4] for row in rows] == [[seen, B, "4", K] for seen in attention.SEEN for B in "12" for K in ("8", "16")]
+    assert all(float(row[4]) > 0 and float(row[5]) > 0 for row in rows)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -155,6 +192,9 @@ def test_grow_prints_the_law_and_the_memory(capsys):
         (["speed", "--device", "warp"], "unknown device 'warp'"),
         (["speed", "--gen-length", "33"], "gen_length 33 is not a multiple of block_length 32"),
         (["speed", "--gen-length", "32"], "gen_length is 32 and block_length 32, expected two blocks of at least 2 tokens"),
+        (["attention", "--rows", "32,256"], "rows is 256, expected at most as many as slots, 192"),
+        (["attention", "--shape", "huge"], "shape is 'huge', expected one of tiny, mid, 8b"),
+        (["attention", "--slots", "99999999"], "the scores of attention, written out in float64, need"),
         (["grow", "--shape", "tiny,mid"], "shape is 'tiny,mid', expected one of tiny, mid, 8b"),
         (["grow", "--gen-lengths", "many"], "gen_lengths is 'many', expected whole numbers"),
         (["grow", "--caches", "dual", "--gen-lengths", "128", "--prompt-lengths", "64"], "1 forwards do not determine 3 constants"),
