@@ -1,6 +1,6 @@
 """Train the tiny model's autoregressive twin: `python -m lab.train ar`.
 
-The same network, data, steps and learning rates, but a causal mask, and the logits at a position predict the next one: the baseline that a
+The same network, problems, steps and learning rates, but a causal mask, and the logits at a position predict the next one: the baseline that a
 diffusion model has to beat. `--strategy ar` decodes it, one token a forward.
 
 Letters: B examples, P prompt length, A answer length with its EOS, V vocabulary.

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 
 LIMIT = 199  # no number is larger
+TABLE = 12  # products and quotients are those of the multiplication table up to here
 HELD_OUT = 0.1  # the share of solutions kept out of training
 
 Random = random.Random
@@ -211,7 +212,7 @@ def chain(rng: Random, count: int) -> tuple[str, Steps]:
     steps: Steps = []
     have, are = ("has", "had")[tense], ("are", "were")[tense]
     if rng.random() < 0.25:  # boxes of things: the first step multiplies
-        a, b, boxes = rng.randint(2, 12), rng.randint(2, 12), rng.choice(BOXES)
+        a, b, boxes = rng.randint(2, TABLE), rng.randint(2, TABLE), rng.choice(BOXES)
         each = rng.choice(EACH).format(a=a, b=b, boxes=boxes, box=one(boxes), **who)
         opening = f"{who['name']} {rng.choice((have, ('buys', 'bought')[tense]))} {each}" if person else f"There {are} {each}"
         steps.append((a, "*", b))
@@ -252,14 +253,14 @@ def question(rng: Random, who: dict, tense: int, now: int, ending: str, steps: S
     slots = dict(who, He="She", he="she") if not person else dict(who, He=upper(who["he"]))
     slots["does"] = ("does", "did")[tense]
     if ending == "/":
-        k = rng.choice([k for k in range(2, 13) if now % k == 0] or [0])
+        k = rng.choice([k for k in range(2, TABLE + 1) if now % k == 0 and now // k <= TABLE] or [0])
         if k:
             steps.append((now, "/", k))
             shared = rng.random() < 0.5
             told = (rng.choice(SHARE) if shared else PACK)[tense].format(k=k, **slots)
             return told + rng.choice(ASK_SHARE if shared else ASK_PACK).format(**slots)
-    if ending == "*" and now <= 25:
-        k = rng.randint(2, min(9, max(2, LIMIT // now)))
+    if ending == "*" and now <= TABLE:
+        k = rng.randint(2, 9)
         steps.append((now, "*", k))
         told = rng.choice(SELL)[tense].format(k=k, **slots)
         return (
@@ -280,7 +281,7 @@ def pair(rng: Random, count: int) -> tuple[str, Steps]:
     have = rng.choice(("has", "has", "had"))
     sign = rng.choice("+-*")
     if sign == "*":
-        a, b = number(rng, 25), rng.randint(2, 6)
+        a, b = number(rng, TABLE), rng.randint(2, 6)
         relation = rng.choice((f"{b} times as many {things} as {name}", f"{b} times as many as {name}", f"{b} times as many"))
     else:
         a = number(rng) + 1
@@ -313,7 +314,7 @@ def together(rng: Random, count: int) -> tuple[str, Steps]:
 
 def price(rng: Random, count: int) -> tuple[str, Steps]:
     """A purchase: one step asks for the price, two for the change."""
-    who, a, b = cast(rng), rng.randint(2, 12), rng.randint(2, 12)
+    who, a, b = cast(rng), rng.randint(2, TABLE), rng.randint(2, TABLE)
     name, he = who["name"], who["he"]
     steps = [(a, "*", b)]
     told = rng.choice(COST)
@@ -345,7 +346,7 @@ def story(rng: Random, count: int) -> tuple[str, str]:
 def calculation(rng: Random) -> tuple[int, str, int]:
     sign = rng.choice("++-*")
     if sign == "*":
-        return rng.randint(2, 12), sign, rng.randint(2, 12)
+        return rng.randint(2, TABLE), sign, rng.randint(2, TABLE)
     a = number(rng, LIMIT - 2)
     if sign == "+":
         return a, sign, number(rng, LIMIT - a)

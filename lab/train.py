@@ -59,8 +59,8 @@ class Run:
     batch: problems a step, over all processes
     adam: peak learning rate of Adam
     warmup: steps until the learning rate is at its peak
-    polish: share of the steps, the last, with a tail of EOS behind every answer, so that its length cannot be read off the canvas
-    tails: share of the steps before the polish, the last, with long tails of EOS behind a quarter of the answers
+    polish: share of the steps, the last, with more of what is hard, and a tail of EOS behind every answer, lest a canvas tell its length
+    tails: share of the steps before the polish, the last, with long tails of EOS behind a quarter of the answers; 0 for no tails at all
     save_every: steps between checkpoints
     processes: that share the work, of one thread each
     score: held-out problems a task to decode at the end; 0 for none
@@ -95,7 +95,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Network(Run):
-    """A model that is trained from nothing.
+    """A model that is trained from nothing: the tiny model and its twin get the same problems in the same steps.
 
     width: of the model
     layers: of the model
@@ -106,6 +106,8 @@ class Network(Run):
     compile: fuse the layers with torch.compile: 6.3k instead of 3.8k tokens/s a core, after 90 s of warm-up
     """
 
+    steps: int = 2850
+    polish: float = 9 / 19
     width: int = 192
     layers: int = 6
     heads: int = 3
@@ -135,8 +137,6 @@ class Settings(Network):
 
     out: str = "weights/tiny"
     run: str = "runs/tiny"
-    steps: int = 2850
-    polish: float = 9 / 19
     dense: float = 0.30
     growing: float = 0.13
     least: float = 0.15
@@ -216,13 +216,12 @@ def batches(s: Run, tokenizer, step: int, rank: int) -> list[Batch]:
         if not groups or len(groups[-1]) == GROUP or len(pair[1]) > 1.5 * len(groups[-1][0][1]):
             groups.append([])
         groups[-1].append(pair)
-    collated = []
+    collated, tails, polished = [], has_tails(s, step), step >= s.main_steps
     for group in groups:
         longest = len(group[-1][1])
-        polished = step >= s.main_steps
-        if has_tails(s, step) and rng.random() < (0.1 if polished else 0.25):
+        if tails and rng.random() < (0.1 if polished else 0.25):
             length = max(longest + 8, round(32 * 2 ** rng.uniform(0, 4)))
-        elif polished:
+        elif tails and polished:
             length = longest + rng.randint(8, 64)
         else:
             length = longest + rng.randint(0, 4)
@@ -231,7 +230,7 @@ def batches(s: Run, tokenizer, step: int, rank: int) -> list[Batch]:
 
 
 def has_tails(s: Run, step: int) -> bool:
-    return step >= (1 - s.tails) * s.main_steps
+    return s.tails > 0 and step >= (1 - s.tails) * s.main_steps
 
 
 END = 1 / 8  # what the last sign of an answer and its EOS weigh at least: where a long answer ends is one decision among a hundred

@@ -8,6 +8,7 @@ from conftest import random_model, random_prompt
 
 import dllm
 from lab import ar, d2f, train
+from lab.tokenizer import build
 from lab.train import collate
 from load_weights import load_model, load_tokenizer
 
@@ -27,6 +28,17 @@ def test_every_answer_token_is_predicted_from_those_before_it():
             expected += weight * torch.nn.functional.cross_entropy(logits, torch.tensor(token)).item()
             right += int(logits.argmax() == token)
     assert loss.item() == pytest.approx(expected, rel=1e-4) and counts.tolist() == [8, right]
+
+
+def test_it_gets_the_problems_of_the_tiny_model_in_as_many_steps():
+    """Would catch a comparison with a model that saw other data, or more of it."""
+    own, others, tokenizer = ar.Settings(), train.Settings(), build()
+    assert own.steps == others.steps and own.main_steps == others.main_steps
+    for step in (0, own.main_steps, own.steps - 1):
+        seen = [
+            sorted(tuple(row) for batch in train.batches(s, tokenizer, step, 0) for row in batch.prompt.tolist()) for s in (own, others)
+        ]
+        assert seen[0] == seen[1] and len(seen[0]) == 48
 
 
 def test_it_is_a_job_of_lab_train_that_leaves_a_model(tmp_path):

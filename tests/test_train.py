@@ -217,6 +217,8 @@ def test_answers_end_in_eos_and_tails_come_last():
     assert max(tails(10)) <= 5
     assert max(tails(40, 80)) > 8 > min(tails(40, 80))
     assert min(tails(80, 100)) > 8
+    s = replace(s, tails=0.0)  # the twin's
+    assert max(tails(40, 100)) <= 5
 
 
 def test_prompts_are_padded_on_the_left():
