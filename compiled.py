@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import kernels
-from model import Cache, LLaDA, Slots
+from model import Cache, LLaDA, Pass, Slots
 
 SLOTS = 64  # a cache has a multiple of so many slots: prompts whose lengths are that close share their programs
 PROGRAMS = 256  # of one function that torch.compile may keep; its default of 8 is meant to stop those that compile for ever
@@ -134,28 +134,18 @@ class Compiled:
         return self.run(key, partial(self.fast_score, logits, noise), partial(self.eager_score, logits, noise))
 
     def __call__(
-        self,
-        ids: Tensor,
-        query: Slots | None = None,
-        visible: Slots | None = None,
-        mask: Tensor | None = None,
-        cache: Padded | None = None,
-        rows: slice = slice(None),
-        start: Tensor | None = None,
-        own: Tensor | None = None,
-        skip: Collection[int] = (),
-        added: Tensor | None = None,
-        **rare,
-    ) -> Tensor:
-        """As LLaDA.forward; `rare` are the arguments that only eager forwards know."""
-        eager = partial(self.model, ids, query, visible, mask, cache, rows, start, own, skip=skip, added=added, **rare)
-        if any(rare.values()) or (isinstance(visible, Tensor) and visible.dim() == 3):
+        self, ids: Tensor, at: Pass = Pass(), cache: Padded | None = None, start: Tensor | None = None, added: Tensor | None = None
+    ):
+        """As LLaDA.forward."""
+        eager = partial(self.model, ids, at, cache, start, added)
+        visible, mask, own = at.visible, at.mask, at.own
+        if at.measure or at.renew or (isinstance(visible, Tensor) and visible.dim() == 3):
             return eager()
         B, Q = ids.shape
-        wanted = range(Q)[rows]
+        wanted = range(Q)[at.rows]
         room = whole_slots(Q) if cache is None else cache.memory.kv.shape[4]
         Bp, Qp, Rp = size(B), min(positions(Q), room), positions(len(wanted))
-        lines, at, rows = self.padded(B, Bp)[:, None], self.padded(Q, Qp), self.padded(len(wanted), Rp) + wanted.start
+        lines, places, rows = self.padded(B, Bp)[:, None], self.padded(Q, Qp), self.padded(len(wanted), Rp) + wanted.start
         if cache is None:
             room, visible = Qp, slice(0, Q)
         elif visible is None:
@@ -163,24 +153,28 @@ class Compiled:
         allowed = torch.zeros(Qp, room, dtype=torch.bool, device=ids.device)
         if mask is not None and mask.dim() == 4:
             allowed, mask = allowed.repeat(Bp, 1, 1, 1), mask[lines[:, 0]]  # each [Bp, 1, Q or Qp, K]
-        allowed[..., visible] = True if mask is None else mask[..., at, :]
+        allowed[..., visible] = True if mask is None else mask[..., places, :]
         given = {
-            "ids": ids[lines, at],  # [Bp, Qp]
-            "query": self.indices(slice(0, Q) if query is None else query)[at],  # [Qp]
+            "ids": ids[lines, places],  # [Bp, Qp]
+            "query": self.indices(slice(0, Q) if at.query is None else at.query)[places],  # [Qp]
             "mask": allowed,  # [Qp, K], or [Bp, 1, Qp, K]
             "rows": rows,  # [Rp]
             "start": ids.new_zeros(Bp) if start is None else start[lines[:, 0]],
-            "own": own if own is None else own[lines, at],  # [Bp, Qp]
-            "added": added if added is None else added[lines, at],  # [Bp, Qp, C]
+            "own": own if own is None else own[lines, places],  # [Bp, Qp]
+            "added": added if added is None else added[lines, places],  # [Bp, Qp, C]
         }
-        forward, graphs = partial(self.forward, skip=skip), self.graphs
+        forward, graphs = partial(self.forwarded, None, None, at.skip), self.graphs
         if cache is not None:
             graphs = cache.memory.graphs
-            forward = partial(forward, visible=slice(0, room), cache=corner(cache.memory, Bp, room))
+            forward = partial(self.forwarded, slice(0, room), corner(cache.memory, Bp, room), at.skip)
         key = (Bp, Qp, room, Rp, allowed.dim(), own is None, cache is None)
         if ids.is_cuda:
-            forward = partial(replay, graphs, (*key, added is None, *skip), forward)
+            forward = partial(replay, graphs, (*key, added is None, *at.skip), forward)
         return self.run(key, partial(forward, **given), eager)[:B, : len(wanted)]
+
+    def forwarded(self, visible: Slots | None, cache: Cache | None, skip: Collection[int], /, ids, query, mask, rows, own, start, added):
+        """LLaDA.forward, with the tensors that differ from call to call by name: a graph has a place for each."""
+        return self.forward(ids, Pass(query, visible, mask, rows, own, skip=skip), cache, start, added)
 
     def padded(self, n: int, to: int) -> Tensor:
         """Which of n things stand in the places of a padded row, int64 [to]: all of them, then the last again and again."""

@@ -31,7 +31,7 @@ import kernels
 from compiled import Compiled, compiled, memory_of
 from kernels import Scores
 from load_weights import check_memory
-from model import Cache, LLaDA, Slots
+from model import Cache, LLaDA, Pass, Slots
 from options import check_kinds, check_prompt, check_range, check_template, nearest_multiple, options, require
 
 DEFAULT = "fast-dllm"  # the strategy where none is named
@@ -316,8 +316,7 @@ def forward(
     own, mask = twice(look.own), twice(look.mask) if look.mask is not None and look.mask.dim() == 4 else look.mask
     added = None if s.soft is None else twice(s.soft[s.live][:, look.query]) * (ids == s.mask_id)[..., None]  # [b, Q, C]
     cache = None if visible is None else cache
-    rare = {"measure": look.measure, "renew": look.renew, "skip": skip, "added": added}  # what one strategy each asks for
-    logits = model(ids, look.query, visible, mask, cache, scored, start, own, **rare)
+    logits = model(ids, Pass(look.query, visible, mask, scored, own, look.measure, look.renew, skip), cache, start, added)
     s.nfe += 1
     if scale:
         guided, unguided = logits.chunk(2)

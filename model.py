@@ -13,6 +13,7 @@ import copy
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -204,6 +205,23 @@ class Block(nn.Module):
         return x.unflatten(-1, (heads, self.head_width)).transpose(1, 2)  # [B, Q, heads * D] -> [B, heads, Q, D]
 
 
+class Pass(NamedTuple):
+    """What one forward computes and sees."""
+
+    query: Slots | None = None  # the positions it computes, which are also their cache slots; default 0 .. Q-1
+    visible: Slots | None = (
+        None  # the slots they attend to, by default all of a cache; without one, each other. int64 [layers, B, K]: each layer's own
+    )
+    mask: Tensor | None = None  # bool [Q, K] or [B, 1, Q, K], True where a query may attend to a visible slot; default everywhere
+    rows: Slots = slice(None)  # which of the Q get logits; the last layer computes no more than these. A slice or int64 [R]
+    own: Tensor | None = None  # bool [B, Q], which rows write which of their K/V to the cache; default all. The others keep what they had
+    measure: bool = False  # note in cache.demand what `rows` ask of each slot, of which all must be visible
+    # (a, n): in each layer compute only the first a positions and those n others whose values have changed most since they were cached; to the
+    # rest add what the layer last added to them (dLLM-Cache, arXiv 2506.06295). Needs a cache with features
+    renew: tuple[int, int] | None = None
+    skip: Collection[int] = ()  # numbers of the layers that are left out, from 0; they write nothing to the cache
+
+
 class LLaDA(nn.Module):
     """A bidirectional transformer whose logits at position i predict the token at position i (no shift).
 
@@ -231,41 +249,17 @@ class LLaDA(nn.Module):
         return Cache(replace(self.config, n_kv_heads=heads), batch, slots, self.device, self.dtype, features)
 
     def forward(
-        self,
-        ids: Tensor,
-        query: Slots | None = None,
-        visible: Slots | None = None,
-        mask: Tensor | None = None,
-        cache: Cache | None = None,
-        rows: Slots = slice(None),
-        start: Tensor | None = None,
-        own: Tensor | None = None,
-        measure: bool = False,
-        renew: tuple[int, int] | None = None,
-        skip: Collection[int] = (),
-        added: Tensor | None = None,
+        self, ids: Tensor, at: Pass = Pass(), cache: Cache | None = None, start: Tensor | None = None, added: Tensor | None = None
     ) -> Tensor:
-        """Recompute the positions `query` and return the logits of `rows` among them.
+        """Recompute some positions and return the logits of some of them, [B, R, V] in the model's dtype.
 
-        ids      int64 [B, Q], the tokens at `query`
-        query    their positions, which are also their cache slots; default 0 .. Q-1
-        visible  the slots they attend to, with a cache; default all of it. Without one they attend to each other.
-                 int64 [layers, B, K] are slots of each layer's and row's own
-        mask     bool [Q, K] or [B, 1, Q, K], True where a query may attend to a visible slot; default everywhere
-        cache    K/V of `query` are written into their slots, in every layer, before attention reads the visible ones
-        rows     which of the Q get logits; the last layer computes no more than these. A slice or int64 [R]; default all
-        own      bool [B, Q], which rows write which of their K/V to the cache; default all. The others keep what they had
-        measure  note in cache.demand what `rows` ask of each slot, of which all must be visible
-        renew    (a, n): in each layer compute only the first a positions and those n others whose values have changed most since they were
-                 cached; to the rest add what the layer last added to them (dLLM-Cache, arXiv 2506.06295). Needs a cache with features
-        skip     numbers of the layers that are left out, from 0; they write nothing to the cache
-        added    float [B, Q, C], what is added to the embeddings of the tokens; default nothing
-        start    int64 [B], the first real slot of each left-padded row: RoPE counts from it, slots before it are never attended to
-
-        Returns logits [B, R, V] in the model's dtype.
+        ids    int64 [B, Q], the tokens at `at.query`
+        cache  K/V of `at.query` are written into their slots, in every layer, before attention reads the visible ones
+        start  int64 [B], the first real slot of each left-padded row: RoPE counts from it, slots before it are never attended to
+        added  float [B, Q, C], what is added to the embeddings of the tokens; default nothing
         """
-        B, Q = ids.shape
-        query = slice(0, Q) if query is None else query
+        Q, rows, mask, visible = ids.shape[1], at.rows, at.mask, at.visible
+        query = slice(0, Q) if at.query is None else at.query
         if cache is None:
             assert visible is None, "without a cache there are no slots to choose from"
             visible = query
@@ -283,19 +277,19 @@ class LLaDA(nn.Module):
         for layer, block in enumerate(self.blocks):
             slots = None if cache is None else cache.of(layer)
             wanted = rows if layer == len(self.blocks) - 1 else slice(None)
-            if layer in skip:
+            if layer in at.skip:
                 h = h[:, wanted]
                 continue
-            if renew is not None:
-                h = self.renewed(layer, h, positions, query, visible, mask, slots, *renew)
+            if at.renew is not None:
+                h = self.renewed(layer, h, positions, query, visible, mask, slots, *at.renew)
                 continue
             seen, layer_mask = visible, mask
             if isinstance(visible, Tensor) and visible.dim() == 3:
                 seen, layer_mask = visible[layer], mask if mask is None else mask[layer]
             layer_mask = layer_mask if layer_mask is None else layer_mask[..., wanted, :]
-            asked = None if not measure else slice(None) if wanted == rows else rows  # of this layer's queries
-            h = block(h, rope, layer_mask, partial(remember, slots, query, seen, own, asked), wanted)
-        return self.ff_out(self.ln_f(h if renew is None else h[:, rows]))  # [B, R, V]
+            asked = None if not at.measure else slice(None) if wanted == rows else rows  # of this layer's queries
+            h = block(h, rope, layer_mask, partial(remember, slots, query, seen, at.own, asked), wanted)
+        return self.ff_out(self.ln_f(h if at.renew is None else h[:, rows]))  # [B, R, V]
 
     def renewed(self, layer: int, h: Tensor, positions: Tensor, query: Slots, visible: Slots, mask, cache: Cache, first: int, count: int):
         """One layer, computed where it must be: h [B, Q, C] -> [B, Q, C].

@@ -43,7 +43,7 @@ from dllm import (
 )
 from kernels import Scores
 from load_weights import load_filter
-from model import Cache, LLaDA
+from model import Cache, LLaDA, Pass
 from options import require
 
 FILTER = Path(__file__).parent / "weights" / "tiny-filter.safetensors"  # learn2pd's, for the embedded model
@@ -633,7 +633,7 @@ class Reader:
         ids = torch.cat((s.x[s.live, : window.start], drafted), 1)[:, look.query]  # [b, Q]
         start, rows = s.start[s.live] if s.padded else None, slice(window.start - 1 - look.first, None)
         s.nfe += 1
-        return self.model(ids, look.query, look.visible, look.mask, self.cache, rows, start), ids.numel()
+        return self.model(ids, Pass(look.query, look.visible, look.mask, rows), self.cache, start), ids.numel()
 
 
 def left_to_right(guide: Guide, recompute: int | None, lookahead: int) -> Strategy:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dllm import block_mask
 from lab.train import Batch, Job, Network, accuracy, begin, learning_rate, save, sft_loss
-from model import LLaDA
+from model import LLaDA, Pass
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def next_token_loss(model: LLaDA, batch: Batch) -> tuple[Tensor, Tensor]:
     """Predict every answer token from the tokens before it. Returns as the objectives in lab/train.py do."""
     P, A = batch.prompt.shape[1], batch.answer.shape[1]
     ids = torch.cat((batch.prompt, batch.answer[:, :-1]), 1)  # [B, P + A - 1]
-    logits = model(ids, mask=block_mask(0, 1, 0, P + A - 1), rows=slice(P - 1, P + A - 1), start=batch.start)  # [B, A, V]
+    logits = model(ids, Pass(mask=block_mask(0, 1, 0, P + A - 1), rows=slice(P - 1, P + A - 1)), start=batch.start)  # [B, A, V]
     every = torch.ones_like(batch.answer, dtype=torch.bool)
     return sft_loss(logits, batch, every, 1.0), accuracy(logits, batch.answer, every)
 

@@ -24,7 +24,7 @@ from lab.compare import encode
 from lab.report import replace_file
 from lab.tasks import problems
 from load_weights import load_model, load_tokenizer
-from model import LLaDA
+from model import LLaDA, Pass
 from related import Graph
 
 FURTHEST = 4  # commits ahead that are counted
@@ -89,7 +89,7 @@ def reproduced(model: LLaDA, states: list[State], skip: tuple[int, ...]) -> floa
     right = []
     for x, block, final in states:
         masked = x[block] == model.config.mask_token_id
-        right.append((model(x[None], rows=block, skip=skip)[0].argmax(-1) == final)[masked])
+        right.append((model(x[None], Pass(rows=block, skip=skip))[0].argmax(-1) == final)[masked])
     return torch.cat(right).float().mean().item()
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dllm import block_mask
 from lab.train import Job, Run
 from load_weights import load_config, load_model, save_adapter
-from model import LLaDA
+from model import LLaDA, Pass
 from options import require
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "attn_out")
@@ -113,8 +113,8 @@ def distillation_loss(student: LLaDA, teacher: LLaDA, batch, s: Settings, rng: t
     ids = torch.cat((batch.prompt, batch.answer.masked_fill(masked, student.config.mask_token_id)), 1)  # [B, P + A]
     rows = slice(P, P + A)
     with torch.no_grad():
-        told = teacher(ids, rows=rows, start=batch.start).float().log_softmax(-1)  # [B, A, V]
-    said = student(ids, mask=block_mask(P, s.block, 0, P + A), rows=rows, start=batch.start).float().log_softmax(-1)
+        told = teacher(ids, Pass(rows=rows), start=batch.start).float().log_softmax(-1)  # [B, A, V]
+    said = student(ids, Pass(mask=block_mask(P, s.block, 0, P + A), rows=rows), start=batch.start).float().log_softmax(-1)
     distance = -(told.exp() * said).sum(-1) if s.loss == "code" else (said.exp() * (said - told)).sum(-1)  # [B, A]
     agreeing = ((told.argmax(-1) == said.argmax(-1)) & masked).sum()
     return (distance * masked / ratio).sum() / masked.sum().clamp(min=1) * B, torch.stack((masked.sum(), agreeing))

@@ -11,13 +11,12 @@ Letters: N strings of the language, G their length, B batch, Q positions compute
 
 import copy
 import re
-from collections.abc import Collection
 from itertools import permutations, product
 
 import torch
 from torch import Tensor
 
-from model import Config, LLaDA, Slots
+from model import Config, LLaDA, Pass
 
 
 def alternate(length: int) -> list[str]:
@@ -114,25 +113,14 @@ class Oracle:
         return "".join(self.symbols[i] for i in ids if not skip_special_tokens or i < len(self.symbols) - 3)
 
     def __call__(
-        self,
-        ids: Tensor,
-        query: Slots | None = None,
-        visible: Slots | None = None,
-        mask: Tensor | None = None,
-        cache: Memory | None = None,
-        rows: slice = slice(None),
-        start: Tensor | None = None,
-        own: Tensor | None = None,
-        measure: bool = False,
-        renew: tuple[int, int] | None = None,
-        skip: Collection[int] = (),
-        added: None = None,
+        self, ids: Tensor, at: Pass = Pass(), cache: Memory | None = None, start: Tensor | None = None, added: None = None
     ) -> Tensor:
-        """Log marginals [B, R, V] of `rows` among `query`, given the tokens in the visible slots; arguments as for LLaDA.forward.
+        """Log marginals [B, R, V] of `at.rows` among `at.query`, given the tokens in the visible slots; arguments as for LLaDA.forward.
 
         There is nothing to measure, one layer, which is never computed in part nor skipped, and no embedding to add anything to.
         """
-        query = self.indices(slice(0, ids.shape[1]) if query is None else query)  # [Q]
+        visible, own = at.visible, at.own
+        query = self.indices(slice(0, ids.shape[1]) if at.query is None else at.query)  # [Q]
         slots, seen = query, ids
         if cache is not None:
             cache.tokens[:, query] = ids if own is None else torch.where(own, ids, cache.tokens[:, query])
@@ -141,10 +129,10 @@ class Oracle:
             seen = cache.tokens.gather(1, slots.expand(len(ids), -1))  # [B, K]
         cells = self.strings.T[(slots - 1).clamp(min=0)]  # [K, N], or [B, K, N]
         agrees = (seen[..., None] == cells) | (seen[..., None] == self.config.mask_token_id) | (slots == 0)[..., None]  # [B, K, N]
-        sees = torch.ones(len(query), slots.shape[-1], dtype=torch.bool) if mask is None else mask
-        possible = torch.stack([agrees[:, allowed].all(1) for allowed in sees[rows]], dim=1)  # [B, R, N]
+        sees = torch.ones(len(query), slots.shape[-1], dtype=torch.bool) if at.mask is None else at.mask
+        possible = torch.stack([agrees[:, allowed].all(1) for allowed in sees[at.rows]], dim=1)  # [B, R, N]
         possible |= ~possible.any(-1, keepdim=True)  # nothing agrees: an earlier step has left the language, and all strings are as good
-        wanted = self.strings.T[(query[rows] - 1).clamp(min=0)]  # [R, N]
+        wanted = self.strings.T[(query[at.rows] - 1).clamp(min=0)]  # [R, N]
         symbol = torch.nn.functional.one_hot(wanted, len(self.symbols)).float()  # [R, N, V]
         return torch.einsum("brn,rnv->brv", possible.float(), symbol).div(possible.sum(-1, keepdim=True)).log()
 

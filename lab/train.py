@@ -44,7 +44,7 @@ from lab.command_line import Parser
 from lab.tasks import Random, problems
 from lab.tokenizer import ROUND, build, chat, save_tokenizer
 from load_weights import save_model
-from model import Config, LLaDA
+from model import Config, LLaDA, Pass
 from options import options, require
 
 
@@ -278,7 +278,8 @@ def two_stream_loss(model: LLaDA, batch: Batch, block: int, least: float, rng: t
     noisy = batch.answer.masked_fill(masked, model.config.mask_token_id)
     positions = torch.cat((torch.arange(P + A), torch.arange(P, P + A)))
     ids = torch.cat((batch.prompt, batch.answer, noisy), 1)  # [B, P + 2A]
-    logits = model(ids, query=positions, mask=two_stream_mask(P, A, block), rows=slice(P + A, P + 2 * A), start=batch.start)  # [B, A, V]
+    noisy_alone = Pass(positions, mask=two_stream_mask(P, A, block), rows=slice(P + A, P + 2 * A))
+    logits = model(ids, noisy_alone, start=batch.start)  # [B, A, V]
     return sft_loss(logits, batch, masked, ratio), accuracy(logits, batch.answer, masked)
 
 
@@ -290,7 +291,7 @@ def diffusion_loss(model: LLaDA, batch: Batch, least: float, as_decoded: bool, r
         hidden = hidden | (torch.rand(B, 1, generator=rng) < 0.5) & (batch.answer == model.config.eos_token_id)
     noisy = batch.answer.masked_fill(hidden, model.config.mask_token_id)
     ids = torch.cat((batch.prompt, noisy), 1)  # [B, P + A]
-    logits = model(ids, query=torch.arange(P + A), rows=slice(P, P + A), start=batch.start)  # [B, A, V]
+    logits = model(ids, Pass(torch.arange(P + A), rows=slice(P, P + A)), start=batch.start)  # [B, A, V]
     return sft_loss(logits, batch, scored, ratio), accuracy(logits, batch.answer, scored)
 
 

@@ -11,6 +11,7 @@ from lab import ar, d2f, train
 from lab.tokenizer import build
 from lab.train import collate
 from load_weights import load_model, load_tokenizer
+from model import Pass
 
 
 def test_every_answer_token_is_predicted_from_those_before_it():
@@ -23,7 +24,7 @@ def test_every_answer_token_is_predicted_from_those_before_it():
         for i, token in enumerate(padded):
             text = torch.tensor([prompt + padded[:i]])
             mask = torch.ones(text.shape[1], text.shape[1], dtype=torch.bool).tril()
-            logits = model(text, mask=mask)[0, -1]
+            logits = model(text, Pass(mask=mask))[0, -1]
             weight = 1 / len(answer) if i < len(answer) else 1 / len(answer) / (4 - len(answer))
             expected += weight * torch.nn.functional.cross_entropy(logits, torch.tensor(token)).item()
             right += int(logits.argmax() == token)

@@ -17,6 +17,7 @@ import kernels
 from compiled import Compiled, positions, size
 from dllm import decode, generate
 from lab.speed import allocated
+from model import Pass
 
 SETTINGS = {"gen_length": 24, "block_length": 8}
 PROMPTS = [random_prompt(number, 4 + number) for number in range(5)]  # padded to 6 rows, and to fewer when some are finished
@@ -271,7 +272,7 @@ def test_generated_code_writes_the_same_tokens(generated, capsys):
     cache, ids = step.new_cache(2, 482), torch.tensor([random_prompt(0, 16)] * 2)
     whole = cache.memory.kv.nbytes / 1e6
     with torch.inference_mode():
-        call = lambda: step(ids, block, slice(0, 482), None, cache, slice(0, 16), start)  # noqa: E731
+        call = lambda: step(ids, Pass(block, slice(0, 482), rows=slice(0, 16)), cache, start)  # noqa: E731
         before = len(step.programs)
         call()
         assert len(step.programs) == before

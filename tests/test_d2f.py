@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import load_weights
 from lab import command_line, d2f, train
 from lab.train import Batch
+from model import Pass
 
 SETTINGS = {"rank": 4, "alpha": 8.0, "block": 4}
 
@@ -65,7 +66,7 @@ def test_the_two_losses_by_hand(saved, student):
     allowed = torch.ones(16, 16, dtype=torch.bool)
     allowed[:6, 6:] = False  # the prompt does not see the answer
     told = torch.softmax(student.teacher(ids, start=batch.start)[:, 6:].double(), -1)
-    said = torch.softmax(student.model(ids, mask=allowed, start=batch.start)[:, 6:].double(), -1)
+    said = torch.softmax(student.model(ids, Pass(mask=allowed), start=batch.start)[:, 6:].double(), -1)
     expected = {"code": -(told * said.log()).sum(-1).mean() * 2, "paper": (said * (said / told).log()).sum(-1).mean() * 2}
     for kind, value in expected.items():
         loss, counts = d2f.distillation_loss(
@@ -80,7 +81,7 @@ def test_a_student_never_looks_ahead(student):
     edited = ids.clone()
     edited[0, 10:] += 1
     mask = d2f.block_mask(2, 4, 0, 14)
-    torch.testing.assert_close(student.model(ids, mask=mask)[:, :10], student.model(edited, mask=mask)[:, :10])
+    torch.testing.assert_close(student.model(ids, Pass(mask=mask))[:, :10], student.model(edited, Pass(mask=mask))[:, :10])
 
 
 @given(st.integers(1, 9), st.floats(0.05, 0.9), st.floats(0, 1), st.integers(0, 99))

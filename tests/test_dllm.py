@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import dllm
 from dllm import STRATEGIES, Scores, Settings, StepLimit, Strategy, Window, build, decode, generate
+from model import Pass
 from options import options
 
 CACHES = get_args(dllm.CacheName)
@@ -251,7 +252,7 @@ def test_ar_is_next_token_prediction_without_a_cache(seed):
     text = list(prompt)
     while len(text) < len(prompt) + 24 and EOS not in text:
         Q = len(text)
-        logits = model(torch.tensor([text]), mask=torch.ones(Q, Q, dtype=torch.bool).tril())[0, -1]
+        logits = model(torch.tensor([text]), Pass(mask=torch.ones(Q, Q, dtype=torch.bool).tril()))[0, -1]
         logits[MASK] = -torch.inf
         text.append(logits.argmax().item())
     written = len(text) - len(prompt)

@@ -13,7 +13,7 @@ import dllm
 import related
 from dllm import Strategy, decode
 from lab.oracle import Memory
-from model import LLaDA
+from model import LLaDA, Pass
 from related import Reader
 
 ONE = {"block_length": 1}
@@ -31,8 +31,8 @@ class Bigram:
     def new_cache(self, batch: int, slots: int, features: bool = False):
         return SimpleNamespace(keep=lambda rows: None)
 
-    def __call__(self, ids, query, visible, mask, cache, rows, start=None):
-        return self.table[ids[:, rows]]  # [b, R, V]
+    def __call__(self, ids, at, cache=None, start=None):
+        return self.table[ids[:, at.rows]]  # [b, R, V]
 
 
 class Drafter(Bigram):
@@ -47,15 +47,15 @@ class Drafter(Bigram):
     def new_cache(self, batch: int, slots: int, features: bool = False) -> Memory:
         return Memory(batch, slots, MASK)
 
-    def __call__(self, ids, query, visible, mask, cache, rows, start=None, own=None, **rare):
-        query = self.indices(query)
+    def __call__(self, ids, at, cache=None, start=None, added=None):
+        query, own = self.indices(at.query), at.own
         cache = cache or Memory(len(ids), int(query[-1]) + 1, MASK)
         cache.tokens[:, query] = ids if own is None else torch.where(own, ids, cache.tokens[:, query])
         last, said = cache.tokens[:, 0], []
         for position, token in enumerate(cache.tokens.T):
             said.append(self.table[last] + self.noise[position])
             last = torch.where(token == MASK, said[-1].argmax(-1), token)
-        return torch.stack(said, 1)[:, query[rows]]
+        return torch.stack(said, 1)[:, query[at.rows]]
 
 
 def pair(seed: int, error: float = 1.0, **settings):
@@ -86,7 +86,7 @@ def written_out(model, guide, prompt, share, top, correct, lookahead, length) ->
         draft = z.argmax(-1).tolist()
         Q = len(text) + masks - 1
         causal = torch.ones(Q, Q, dtype=torch.bool).tril()
-        told = guide(torch.tensor([text + draft[:-1]]), mask=causal)[0, len(text) - 1 :]
+        told = guide(torch.tensor([text + draft[:-1]]), Pass(mask=causal))[0, len(text) - 1 :]
         target = (share * z + (1 - share) * told).nan_to_num(nan=-torch.inf)
         target[:, MASK] = -torch.inf
         for j in range(masks):

@@ -9,7 +9,7 @@ from conftest import random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model import remember, rope_table, rotate
+from model import Pass, remember, rope_table, rotate
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)  # logits are about 10; rounding depends on the shapes
 
@@ -70,7 +70,7 @@ def test_recomputing_a_span_against_the_cache_gives_the_full_forward(seed, first
     cache = model.new_cache(2, 20)
     whole = model(ids, cache=cache)
     span = slice(first, first + length)
-    again = model(ids[:, span], span, slice(0, 20), cache=cache, rows=slice(1, None))
+    again = model(ids[:, span], Pass(span, slice(0, 20), rows=slice(1, None)), cache)
     close(again, whole[:, span][:, 1:])
 
 
@@ -82,7 +82,7 @@ def test_a_cache_slot_that_is_stale_changes_the_logits(model):
     edited = ids.clone()
     edited[0, 3] += 1
     model(edited, cache=cache)
-    again = model(ids[:, 10:], slice(10, 20), slice(0, 20), cache=cache)
+    again = model(ids[:, 10:], Pass(slice(10, 20), slice(0, 20)), cache)
     assert (again - before[:, 10:]).abs().max() > 1e-3
 
 
@@ -90,13 +90,13 @@ def test_slots_may_be_given_as_a_list_of_positions(model):
     """Would catch a gap in the visible slots (a pruned suffix) that shifts the positions behind it."""
     ids = torch.tensor([random_prompt(0, 20)])
     kept = torch.tensor([0, 1, 2, 3, 4, 5, 6, 19])
-    sparse = model(ids[:, kept], kept)
+    sparse = model(ids[:, kept], Pass(kept))
     mask = torch.zeros(20, 20, dtype=torch.bool)
     mask[:, kept] = True
-    close(sparse, model(ids, mask=mask)[:, kept])
+    close(sparse, model(ids, Pass(mask=mask))[:, kept])
     cache = model.new_cache(1, 20)
-    model(ids[:, kept], kept, kept, cache=cache)
-    close(model(ids[:, 4:6], slice(4, 6), kept, cache=cache), sparse[:, 4:6])
+    model(ids[:, kept], Pass(kept, kept), cache)
+    close(model(ids[:, 4:6], Pass(slice(4, 6), kept), cache), sparse[:, 4:6])
 
 
 @given(seed=st.integers(0, 99), padding=st.integers(1, 7))
@@ -111,7 +111,7 @@ def test_left_padding_changes_no_logit(seed, padding):
 def test_what_is_added_is_added_to_the_embeddings(model):
     """Would catch an addition in another place or to other rows: with the difference to another token's embedding it is that token."""
     ids, other = torch.tensor([random_prompt(0, 10)]), torch.tensor([random_prompt(1, 10)])
-    close(model(ids[:, 2:7], slice(2, 7), added=(model.wte(other) - model.wte(ids))[:, 2:7]), model(other[:, 2:7], slice(2, 7)))
+    close(model(ids[:, 2:7], Pass(slice(2, 7)), added=(model.wte(other) - model.wte(ids))[:, 2:7]), model(other[:, 2:7], Pass(slice(2, 7))))
 
 
 def test_a_layer_that_is_skipped_is_not_there():
@@ -119,11 +119,11 @@ def test_a_layer_that_is_skipped_is_not_there():
     model, ids = random_model(0, n_layers=3), torch.tensor([random_prompt(0, 10)])
     part = random_model(0, n_layers=3)
     del part.blocks[1]
-    close(model(ids, skip=[1]), part(ids))
+    close(model(ids, Pass(skip=[1])), part(ids))
     nothing = model.ff_out(model.ln_f(model.wte(ids)))
-    close(model(ids, skip=range(3), rows=slice(4, 7)), nothing[:, 4:7])
+    close(model(ids, Pass(skip=range(3), rows=slice(4, 7))), nothing[:, 4:7])
     cache = model.new_cache(1, 10)
-    model(ids, cache=cache, skip=[0, 2])
+    model(ids, Pass(skip=[0, 2]), cache)
     assert cache.kv[1].any() and not cache.kv[[0, 2]].any()
 
 
@@ -133,7 +133,7 @@ def test_a_mask_hides_slots(model):
     causal = torch.ones(10, 10, dtype=torch.bool).tril()
     edited = ids.clone()
     edited[0, 6:] += 1
-    close(model(ids, mask=causal)[:, :6], model(edited, mask=causal)[:, :6])
+    close(model(ids, Pass(mask=causal))[:, :6], model(edited, Pass(mask=causal))[:, :6])
     assert not torch.allclose(model(ids)[:, :6], model(edited)[:, :6])
 
 
@@ -154,7 +154,7 @@ def test_each_layer_and_row_may_see_slots_of_its_own(model):
     one, other = model.new_cache(2, 20), model.new_cache(2, 20)
     for cache in (one, other):
         model(ids, cache=cache, start=start)
-    seen = model(ids[:, 4:9], slice(4, 9), visible, cache=one, start=start)
+    seen = model(ids[:, 4:9], Pass(slice(4, 9), visible), one, start)
     masks = torch.zeros(2, 2, 1, 1, 20, dtype=torch.bool).scatter(-1, visible[:, :, None, None], True) & (
         torch.arange(20) >= start[:, None, None, None]
     )
@@ -176,7 +176,7 @@ def test_demand_is_the_product_of_the_mean_query_with_each_key(n_kv_heads):
     """Would catch a mean over the wrong queries, a softmax, a scale, and heads that are paired wrongly: Sparse-dLLM's score in loops."""
     model, ids = random_model(3, n_kv_heads=n_kv_heads), torch.tensor([random_prompt(0, 12)])
     cache = model.new_cache(1, 12)
-    model(ids, cache=cache, rows=slice(5, 8), measure=True)
+    model(ids, Pass(rows=slice(5, 8), measure=True), cache)
     block = model.blocks[0]
     rope, n = rope_table(torch.arange(12), 8, model.config.rope_theta), block.attn_norm(model.wte(ids))
     q, k = (rotate(block.split(x, heads), *rope)[0] for x, heads in ((block.q_proj(n), 4), (block.k_proj(n), n_kv_heads)))
@@ -222,7 +222,7 @@ def test_layers_that_are_renewed_in_part_equal_the_definition(seed, with_prompt,
     start, first = (0, 6) if with_prompt else (6, 0)
     for turn, (begin, a, n) in enumerate([(0, 6, 14), (start, first, count), (start, first, count)]):
         ids[6 + 3 * turn : 8 + 3 * turn] = torch.tensor(random_prompt(seed + turn, 2))
-        logits = model(ids[None, begin:], slice(begin, 20), slice(0, 20), cache=cache, rows=slice(-12, -3), renew=(a, n))[0]
+        logits = model(ids[None, begin:], Pass(slice(begin, 20), slice(0, 20), rows=slice(-12, -3), renew=(a, n)), cache)[0]
         close(logits, renewed_in_loops(model, plain, ids, a, n, begin)[-12:-3])
 
 
@@ -230,9 +230,9 @@ def test_features_that_are_not_renewed_stay_but_for_the_values(model):
     """Would catch rho = 0 that renews keys or what a layer adds, or that keeps values: only the first layer is computed."""
     ids = torch.tensor([random_prompt(0, 20)])
     cache = model.new_cache(1, 20, features=True)
-    model(ids, slice(0, 20), slice(0, 20), cache=cache, renew=(6, 14))
+    model(ids, Pass(slice(0, 20), slice(0, 20), renew=(6, 14)), cache)
     kv, added = cache.kv.clone(), cache.added.clone()
     ids[0, 9] += 1
-    model(ids[:, 6:], slice(6, 20), slice(0, 20), cache=cache, renew=(0, 0))
+    model(ids[:, 6:], Pass(slice(6, 20), slice(0, 20), renew=(0, 0)), cache)
     assert cache.kv[1, 0].equal(kv[1, 0]) and cache.added[1].equal(added[1]) and cache.kv[:, :, :, :, :6].equal(kv[:, :, :, :, :6])
     assert not cache.kv[1, 1].equal(kv[1, 1]) and not cache.added[0].equal(added[0])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import dllm
 from lab.oracle import LANGUAGES, Oracle
+from model import Pass
 
 NAMES = ["alternate-6", "permutation-4", "echo-5", "bits-4", "brackets-6"]
 
@@ -49,9 +50,9 @@ def test_a_stale_slot_says_what_it_said():
     mask, a, b = oracle.config.mask_token_id, *range(2)
     cache = oracle.new_cache(1, 5)
     oracle(torch.tensor([[2, mask, mask, mask, mask]]), cache=cache)
-    seen = oracle(torch.tensor([[b, mask]]), slice(2, 4), slice(0, 5), cache=cache)[0]
+    seen = oracle(torch.tensor([[b, mask]]), Pass(slice(2, 4), slice(0, 5)), cache)[0]
     assert seen[1].exp()[[a, b]].tolist() == [1, 0]
-    unseen = oracle(torch.tensor([[mask, mask]]), slice(3, 5), slice(3, 5), cache=cache)[0]
+    unseen = oracle(torch.tensor([[mask, mask]]), Pass(slice(3, 5), slice(3, 5)), cache)[0]
     assert unseen[0].exp()[[a, b]].tolist() == [0.5, 0.5]
 
 
