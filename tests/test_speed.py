@@ -1,6 +1,7 @@
 """The yardstick is as long as what it measures, the law is found where it holds, and everything that is asked for is printed."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -161,6 +162,14 @@ def test_every_attention_kernel_computes_the_same(seen):
         assert attention.exact(attention.KERNELS[name](*inputs), expected), name
     assert not attention.exact(attention.explicit(*inputs[:3], torch.eye(6, 16, dtype=torch.bool)), expected)  # the negative control
     assert not attention.exact(lambda: torch.zeros(1)[2], expected)  # one that raises
+
+
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_flex_attention_computes_the_same():
+    """Would catch a mask that FlexAttention reads the other way round, and a kernel whose figures are those of a failure."""
+    q, k, v = torch.randn(3, 1, 2, 32, 16)
+    mask = attention.SEEN["block-causal"](32, 32, q.device)
+    assert attention.exact(attention.flex(q, k, v, mask), attention.explicit(q.double(), k.double(), v.double(), mask)())
 
 
 def test_what_is_hidden():

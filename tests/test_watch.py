@@ -12,6 +12,7 @@ import sys
 import termios
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -197,9 +198,11 @@ class Terminal:
             {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")} | {"TERM": "xterm-256color"} | environment
         )
         command = [sys.executable, ROOT / "dllm.py", "--model", saved, "--prompt", "hello", "--strategy", "llada", *SHORT, *flags]
+        listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which tests in the background ignore, and their children with them
         self.process = subprocess.Popen(
-            [*map(str, command)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, env=environment, text=True
-        )
+            [*map(str, command)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, env=environment, text=True, preexec_fn=listen,
+        )  # fmt: skip
         os.close(theirs)
         self.shown = b""
         self.reader = threading.Thread(target=self.read)
