@@ -135,7 +135,7 @@ class Compiled:
 
     def __call__(
         self, ids: Tensor, at: Pass = Pass(), cache: Padded | None = None, start: Tensor | None = None, added: Tensor | None = None
-    ):
+    ) -> Tensor:
         """As LLaDA.forward."""
         eager = partial(self.model, ids, at, cache, start, added)
         visible, mask, own = at.visible, at.mask, at.own

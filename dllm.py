@@ -71,9 +71,7 @@ class Traits:
     revises: bool = False  # the rule takes tokens back, or writes others in their place
     length: int | None = None  # of blocks, the only one that will do
     exact: bool = False  # no forward of the view attends to a stale slot
-    settled: float = (
-        1  # the forward of a block, from 0, from which the view computes each slot anew or keeps it; inf where that never comes
-    )
+    settled: float = 1  # the forward of a block, from 0, since which the view computes each slot anew or keeps it; inf if it never does
     paced: bool = False  # what is stale in the view is refreshed by the forwards of the whole decode, instead of by a block's
     frontier: bool = False  # each row goes from left to right at its own pace, as a guide reads
     features: bool = False  # the view needs a cache with features
@@ -81,7 +79,6 @@ class Traits:
 
 def has(**own) -> Callable:
     """A decorator: give a part these traits, instead of the defaults."""
-
     return lambda part: setattr(part, "traits", Traits(**own)) or part
 
 

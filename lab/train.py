@@ -187,9 +187,7 @@ class Batch:
     prompt: Tensor  # int64 [B, P], left-padded
     start: Tensor  # int64 [B], the first real position of each prompt
     answer: Tensor  # int64 [B, A], filled with EOS
-    weight: (
-        Tensor  # float32 [B, A]: 1 over the answer's length for its tokens, at the end END at least; the EOS after it count as one together
-    )
+    weight: Tensor  # float32 [B, A]: 1 over the answer's length for its tokens, at its end END at least; the EOS behind it: one together
 
 
 def collate(pairs: list[tuple[list[int], list[int]]], length: int, eos: int) -> Batch:
