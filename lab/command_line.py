@@ -220,11 +220,12 @@ def main(arguments: list[str] | None = None) -> None:
     if args.strategy == "list":
         return print(strategy_table())
     settings = {name: value for name, value in vars(args).items() if name in args.flags}
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun has started this
+    if "LOCAL_RANK" in os.environ:  # torchrun has started this
         from lab import parallel
 
-        with parallel.together(args, args.prompts is None):
-            return carry_out(parser, args, settings)
+        if parallel.processes() > 1:
+            with parallel.together(args, args.prompts is None):
+                return carry_out(parser, args, settings)
     carry_out(parser, args, settings)
 
 

@@ -93,10 +93,10 @@ def test_one_process_gathers_from_itself():
     assert parallel.processes() == 1 and parallel.rank() == 0 and parallel.gathered("a") == ["a"]
 
 
-def test_processes_that_others_started_are_not_torchruns(monkeypatch):
+def test_processes_that_others_started_are_not_torchruns(saved, capsys, monkeypatch):
     """Would catch a traceback, or a wait without end, on a cluster whose scheduler sets WORLD_SIZE for every job."""
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert parallel.processes() == 1
+    assert parallel.processes() == 1 and run(capsys, "--model", saved, "--prompt", "hello", *SHORT)[2] == 0
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert parallel.processes() == 4
