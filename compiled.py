@@ -51,6 +51,11 @@ def memory_of(batch: int, slots: int) -> tuple[int, int]:
     return size(batch), whole_slots(slots)
 
 
+def many_programs():
+    """A context in which torch.compile keeps PROGRAMS of a function."""
+    return torch.compiler.config.patch(recompile_limit=PROGRAMS, accumulated_recompile_limit=PROGRAMS)
+
+
 class Padded(Cache):
     """A cache in memory of a few sizes: its tensors are the first B rows and S slots of `memory`, on which compiled forwards work."""
 
@@ -186,7 +191,7 @@ class Compiled:
             return (eager if self.broken else fast)()
         began = time.perf_counter()
         try:
-            with torch.compiler.config.patch(recompile_limit=PROGRAMS, accumulated_recompile_limit=PROGRAMS):
+            with many_programs():
                 out = fast()
             self.programs.add(key)
         except torch.OutOfMemoryError:

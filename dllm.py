@@ -245,8 +245,8 @@ def decode(model: LLaDA, prompt, strategy: "str | Strategy" = DEFAULT, template=
 @torch.inference_mode()
 def steps(s: "Canvas") -> Iterator[Step]:
     """The loop that every strategy runs on."""
-    own = s.strategy.rule, s.strategy.adjust, s.strategy.ahead, s.strategy.guide
-    rule, adjust, ahead, guide = map(copy.copy, own)  # what they remember is this decode's
+    parts = s.strategy.rule, s.strategy.adjust, s.strategy.ahead, s.strategy.guide
+    rule, adjust, ahead, guide = map(copy.copy, parts)  # what they remember is this decode's
     settings, generator = s.settings, torch.Generator(s.x.device).manual_seed(s.settings.seed)
     began = s.clock()
     windows = s.strategy.schedule(s)

@@ -209,9 +209,7 @@ class Pass(NamedTuple):
     """What one forward computes and sees."""
 
     query: Slots | None = None  # the positions it computes, which are also their cache slots; default 0 .. Q-1
-    visible: Slots | None = (
-        None  # the slots they attend to, default all; int64 [layers, B, K]: each layer's own. Without a cache, each other
-    )
+    visible: Slots | None = None  # the slots they attend to, default all (without a cache, each other); int64 [layers, B, K]: each layer's
     mask: Tensor | None = None  # bool [Q, K] or [B, 1, Q, K], True where a query may attend to a visible slot; default everywhere
     rows: Slots = slice(None)  # which of the Q get logits; the last layer computes no more than these. A slice or int64 [R]
     own: Tensor | None = None  # bool [B, Q], which rows write which of their K/V to the cache; default all. The others keep what they had

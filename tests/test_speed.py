@@ -164,12 +164,29 @@ def test_every_attention_kernel_computes_the_same(seen):
     assert not attention.exact(lambda: torch.zeros(1)[2], expected)  # one that raises
 
 
-@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+needs_a_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile needs a C++ compiler on a CPU"
+)
+
+
+@needs_a_compiler
 def test_flex_attention_computes_the_same():
     """Would catch a mask that FlexAttention reads the other way round, and a kernel whose figures are those of a failure."""
     q, k, v = torch.randn(3, 1, 2, 32, 16)
     mask = attention.SEEN["block-causal"](32, 32, q.device)
     assert attention.exact(attention.flex(q, k, v, mask), attention.explicit(q.double(), k.double(), v.double(), mask)())
+
+
+@needs_a_compiler
+def test_flex_attention_is_compiled_for_every_size(capsys, monkeypatch):
+    """Would catch a kernel that drops out of the comparison once PyTorch has compiled as many sizes of it as it keeps by default."""
+    monkeypatch.setattr(attention, "KERNELS", {"flex": attention.flex})
+    monkeypatch.setattr(attention, "SEEN", {"all": attention.SEEN["all"]})
+    with torch.compiler.config.patch(recompile_limit=1):
+        bench.main(
+            ["attention", "--shape", "tiny", "--batch", "1", "--rows", "8", "--slots", "40,72,104", "--rounds", "1", "--device", "cpu"]
+        )
+    assert all(float(row[4]) > 0 for row in table(capsys.readouterr().out)[1:])
 
 
 def test_what_is_hidden():
