@@ -64,27 +64,28 @@ class Padded(Cache):
         self.cut(batch)
 
     def cut(self, batch: int) -> None:
-        part = corner(self.memory, batch, self.slots)
-        self.kv, self.demand, self.added = part.kv, part.demand, part.added
+        vars(self).update(corner(self.memory, batch, self.slots).tensors())
+
+    def fill(self, other: Cache) -> None:
+        for name, tensor in other.tensors().items():
+            getattr(self, name).copy_(tensor)
 
     def keep(self, batch: Tensor) -> None:
         """As in Cache, but in place: the memory stays where it is, and with it every program and graph that is made for it."""
-        old = self.kv[:, :, batch], self.demand[:, batch], self.added[:, batch]  # copies
+        rows = super().pick(batch)
         self.cut(len(batch))
-        for part, rows in zip((self.kv, self.demand, self.added), old):
-            part.copy_(rows)
+        self.fill(rows)
 
     def pick(self, batch: Tensor) -> Cache:
         other = Padded(self.lend(len(batch)), self.lend, len(batch), self.slots)
-        for part, source in zip((other.kv, other.demand, other.added), (self.kv[:, :, batch], self.demand[:, batch], self.added[:, batch])):
-            part.copy_(source)
+        other.fill(super().pick(batch))
         return other
 
 
 def corner(cache: Cache, batch: int, slots: int) -> Cache:
     """The first rows and slots of a cache, as views."""
     part = copy.copy(cache)
-    part.kv = cache.kv[:, :, :batch, :, :slots]
+    part.k, part.v = cache.k[:, :batch, :, :slots], cache.v[:, :batch, :, :slots]
     part.demand, part.added = cache.demand[:, :batch, :slots], cache.added[:, :batch, :slots]
     return part
 
@@ -148,7 +149,7 @@ class Compiled:
             return eager()
         B, Q = ids.shape
         wanted = range(Q)[at.rows]
-        room = whole_slots(Q) if cache is None else cache.memory.kv.shape[4]
+        room = whole_slots(Q) if cache is None else cache.memory.k.shape[3]
         Bp, Qp, Rp = size(B), min(positions(Q), room), positions(len(wanted))
         lines, places, rows = self.padded(B, Bp)[:, None], self.padded(Q, Qp), self.padded(len(wanted), Rp) + wanted.start
         if cache is None:

@@ -10,7 +10,7 @@ C width, H heads, G key/value heads, D head width, F feed-forward width, V vocab
 """
 
 import copy
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -106,7 +106,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Cache:
-    """Keys (already rotated) and values, one slot per layer and canvas position: kv is [layers, 2, B, G, S, D].
+    """Keys (already rotated) and values, one slot per layer and canvas position: k and v are [layers, B, G, S, D].
 
     Zeros, not empty memory: attention multiplies even the slots it may not see by 0, and 0 * NaN is NaN.
     demand, float32 [layers, B, S], is how much was asked of each slot when that was last measured;
@@ -115,30 +115,38 @@ class Cache:
     """
 
     def __init__(self, config: Config, batch: int, slots: int, device=None, dtype=None, features: bool = False):
-        shape = (batch, config.n_layers, 2, config.kv_heads, slots, config.head_width)  # so that strides do not depend on the batch
-        self.kv = torch.zeros(shape, device=device, dtype=dtype).movedim(0, 2)
+        shape = (batch, config.n_layers, config.kv_heads, slots, config.head_width)  # so that strides do not depend on the batch
+        # two tensors: compiled code writes in place into what it is given, but to write into a part of that it copies all of it
+        self.k, self.v = (torch.zeros(shape, device=device, dtype=dtype).transpose(0, 1) for _ in range(2))
         self.demand = torch.zeros(config.n_layers, batch, slots, device=device)
         self.added = torch.zeros(config.n_layers, batch, slots if features else 0, config.d_model, device=device, dtype=dtype)
 
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def each(self, part: Callable[[Tensor], Tensor]) -> "Cache":
+        """A cache of such a part of every tensor, all of which begin with [layers, B]."""
+        other = copy.copy(self)
+        vars(other).update({name: part(tensor) for name, tensor in self.tensors().items()})
+        return other
+
     def of(self, layer: int) -> "Cache":
         """The slots of one layer, as views. No method takes the layer's number, so that compiled code serves them all."""
-        part = copy.copy(self)
-        part.kv, part.demand, part.added = self.kv[layer], self.demand[layer], self.added[layer]
-        return part
+        return self.each(lambda tensor: tensor[layer])
 
     def write(self, query: Slots, k: Tensor, v: Tensor, own: Tensor | None = None) -> None:
         """Put k and v [B, G, Q, D] into their slots; with own, bool [B, Q], only those, and leave the others as they are."""
-        for slots, new in zip((self.kv[0], self.kv[1]), (k, v)):  # each [B, G, S, D]
+        for slots, new in ((self.k, k), (self.v, v)):  # each [B, G, S, D]
             if isinstance(query, Tensor) and query.dim() == 2:  # slots of each row's own, int64 [B, Q]
                 slots[rows_of(query), :, query] = new.transpose(1, 2)
             else:
                 slots[:, :, query] = new if own is None else torch.where(own[:, None, :, None], new, slots[:, :, query])
 
-    def read(self, visible: Slots) -> Tensor:
-        """Keys and values of these slots, [2, B, G, K, D]: a view if they are a slice; int64 [B, K] are slots of each row's own."""
+    def read(self, visible: Slots) -> tuple[Tensor, Tensor]:
+        """Keys and values of these slots, each [B, G, K, D]: views if they are a slice; int64 [B, K] are slots of each row's own."""
         if isinstance(visible, slice) or visible.dim() == 1:
-            return self.kv[:, :, :, visible]
-        return self.kv[:, rows_of(visible), :, visible].permute(2, 0, 3, 1, 4)  # from [B, K, 2, G, D]
+            return self.k[:, :, visible], self.v[:, :, visible]
+        return tuple(slots[rows_of(visible), :, visible].transpose(1, 2) for slots in (self.k, self.v))  # from [B, K, G, D]
 
     def changed(self, query: Slots, v: Tensor, first: int, count: int) -> Tensor:
         """The first positions of v [B, G, Q, D], and of the others the `count` whose values are least like the cached: int64 [B, R], of the Q."""
@@ -154,13 +162,11 @@ class Cache:
 
     def keep(self, batch: Tensor) -> None:
         """Forget every row of the batch but these, int64 [b]."""
-        self.kv, self.demand, self.added = self.kv[:, :, batch], self.demand[:, batch], self.added[:, batch]
+        vars(self).update(vars(self.pick(batch)))
 
     def pick(self, batch: Tensor) -> "Cache":
         """Another cache with a copy of these rows, int64 [m], any of them several times."""
-        other = copy.copy(self)
-        other.keep(batch)
-        return other
+        return self.each(lambda tensor: tensor[:, batch])
 
 
 def rows_of(slots: Tensor) -> Tensor:
@@ -262,7 +268,7 @@ class LLaDA(nn.Module):
             assert visible is None, "without a cache there are no slots to choose from"
             visible = query
         elif visible is None:
-            visible = slice(0, cache.kv.shape[4])
+            visible = slice(0, cache.k.shape[3])
         positions = self.indices(query)  # [Q]
         if start is not None:
             positions = positions - start[:, None]  # [B, Q]
@@ -300,7 +306,7 @@ class LLaDA(nn.Module):
         else:
             v = block.split(block.v_proj(block.attn_norm(h)), block.kv_heads)
             at = cache.changed(query, v, first, count)
-            cache.kv[1, :, :, query] = v  # values are always those of this forward, keys only where the layer is computed
+            cache.v[:, :, query] = v  # values are always those of this forward, keys only where the layer is computed
         lines, slots = rows_of(at), self.indices(query)[at]
         rope = rope_table(positions.expand(B, Q).gather(1, at), self.config.head_width, self.config.rope_theta)
         mask = mask if mask is None else mask[..., : at.shape[1], :]  # every position sees the same

@@ -108,7 +108,7 @@ def attention(args: argparse.Namespace) -> None:
     for seen, B, Q, K in tqdm(cells, unit="cell", leave=False, disable=None):
         q = torch.randn(B, Q, config.n_heads, config.head_width, device=device, dtype=dtype).transpose(1, 2)
         cache = Cache(config, B, K, device, dtype).of(0)
-        cache.kv.normal_()
+        cache.write(slice(0, K), *torch.randn(2, *cache.k.shape, device=device, dtype=dtype))
         k, v = cache.read(slice(0, K))
         mask = SEEN[seen](Q, K, device)
         expected = explicit(q.double(), k.double(), v.double(), mask)()

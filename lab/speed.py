@@ -15,9 +15,11 @@ import functools
 import json
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import NamedTuple, get_args
 
 import torch
@@ -34,6 +36,7 @@ from lab.report import about, table
 from load_weights import DTYPES, check_memory, find_device, load_config
 from model import Config, LLaDA
 from options import require
+from related import delayed, evicting, partly
 
 SHAPES: dict[str, Config | None] = {
     "tiny": None,  # the embedded model's, read when it is asked for
@@ -42,13 +45,22 @@ SHAPES: dict[str, Config | None] = {
 }
 
 
-def half(scores: kernels.Scores, candidates: Tensor, window: Window) -> Tensor:
-    """A rule that fills a block in two forwards, from the left: a cache is refreshed in the first and used in the second."""
-    return candidates & (candidates.cumsum(-1) <= candidates.shape[-1] // 2)
+def third(scores: kernels.Scores, candidates: Tensor, window: Window) -> Tensor:
+    """A rule that fills a block by thirds, from the left: a cache is refreshed in the first forward or the first two, and used in the third."""
+    return candidates & (candidates.cumsum(-1) <= candidates.shape[-1] // 3)
 
 
-CACHES = {name: Strategy(half, cached(name), serial) for name in get_args(CacheName)}
-CACHES["exact"] = Strategy(half, block_causal, pipeline(0.1, 0.95))  # D2F's
+USED = 2  # the age of a window in which every cache is in use
+
+# Every cache policy there is, with its paper's settings, but for the pruned suffix: what the paper keeps would not fit between a block and the
+# end of a short answer.
+CACHES = {name: Strategy(third, cached(name), serial) for name in get_args(CacheName)} | {
+    "pruned": Strategy(third, cached("prefix", window_size=16), serial),  # Streaming-dLLM's
+    "exact": Strategy(third, block_causal, pipeline(0.1, 0.95)),  # D2F's
+    "delayed": Strategy(third, delayed(refresh=8), serial),  # dKV-Cache's
+    "evicting": Strategy(third, evicting(keep_ratio=0.5, kernel_size=3), serial),  # Sparse-dLLM's
+    "partly": Strategy(third, partly(25, 5, transfer_ratio=0.25), serial),  # dLLM-Cache's
+}
 
 
 # --- what is measured --------------------------------------------------------------------------------------------------------------------
@@ -62,6 +74,7 @@ class Size(NamedTuple):
     K: int
     R: int
     written: bool  # whether keys and values go through a cache
+    renewed: int | None = None  # of the Q, those that every layer but the first computes whole; of the others it computes values alone
 
 
 def random_model(config: Config, device: torch.device, dtype: torch.dtype) -> LLaDA:
@@ -75,7 +88,7 @@ def random_model(config: Config, device: torch.device, dtype: torch.dtype) -> LL
 
 
 def at_work(model: LLaDA, cache: str, batch: int, prompt: int, gen_length: int, block_length: int, compile=False) -> tuple[Canvas, Step]:
-    """A decode that has reached the middle of its answer, and the first forward there that is not the one that fills the cache.
+    """A decode that has reached the middle of its answer, and the first forward there in which its cache is in use.
 
     The answer up to one block before the middle is given, as a template: a decode of it would take the longest, and show nothing.
     """
@@ -87,13 +100,16 @@ def at_work(model: LLaDA, cache: str, batch: int, prompt: int, gen_length: int, 
     template = given + [mask] * (gen_length - len(given))
     canvas = prepare(model, [[token] * prompt] * batch, CACHES[cache], settings, [template] * batch)
     canvas.held[:] = True  # a row that is full stays, and its slots with it
-    return canvas, next(step for step in steps(canvas) if step.window.start >= prompt + middle and step.window.age)
+    return canvas, next(step for step in steps(canvas) if step.window.start >= prompt + middle and step.window.age >= USED)
 
 
 def size_of(canvas: Canvas, step: Step) -> Size:
-    visible, B = step.look.visible, len(step.window.live)
-    Q = step.rows // B
-    return Size(B, Q, visible.stop - visible.start if visible else Q, step.logits.shape[1], visible is not None)
+    look, window = step.look, step.window
+    query = canvas.model.indices(look.query)
+    K = len(query) if look.visible is None else canvas.model.indices(look.visible).shape[-1]
+    R = int(((window.start <= query) & (query < window.end)).sum())
+    renewed = min(len(query), sum(look.renew)) if look.renew else None
+    return Size(len(window.live), len(query), K, R, look.visible is not None, renewed)
 
 
 # --- the floor ---------------------------------------------------------------------------------------------------------------------------
@@ -101,16 +117,20 @@ def size_of(canvas: Canvas, step: Step) -> Size:
 
 def linears(model: LLaDA, size: Size) -> Iterator[tuple[Tensor, int]]:
     """Every matrix of a forward, with the rows of each canvas that it is multiplied with."""
-    for layer, block in enumerate(model.blocks):
+    for layer, (block, queries) in enumerate(zip(model.blocks, attending(model, size))):
+        partial = layer > 0 and size.renewed is not None
         for name in ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"):
-            few = layer == len(model.blocks) - 1 and name not in ("k_proj", "v_proj")  # the last layer: only what gets logits
-            yield block.get_submodule(name).weight, size.R if few else size.Q
+            everywhere = name in ("k_proj", "v_proj") and not partial
+            yield block.get_submodule(name).weight, size.Q if everywhere else queries
+        if partial:
+            yield block.v_proj.weight, size.Q  # which shows what has changed
     yield model.ff_out.weight, size.R
 
 
 def attending(model: LLaDA, size: Size) -> list[int]:
-    """The queries of each layer."""
-    return [size.Q] * (len(model.blocks) - 1) + [size.R]
+    """The queries of each layer: in the last only those that get logits."""
+    first, *others = [size.Q] * len(model.blocks)
+    return [first] * len(others) + [size.R] if size.renewed is None else [first] + [size.renewed] * len(others)
 
 
 def operations(model: LLaDA, size: Size) -> int:
@@ -197,7 +217,7 @@ class Cell:
     shape: str
     cache: str
     batch: int
-    rows: int  # that a forward computes, of all its canvases
+    rows: int  # that a forward computes, of all its canvases, on average over its layers
     slots: int  # that each of them sees
     forward: float
     floor: float
@@ -205,7 +225,8 @@ class Cell:
     scores: float
     share: float  # scores / forward
     float64: float
-    compiled: dict[str, float]  # under --compile: forward, its ratio, speed-up, scores, and the MB that either forward allocates
+    compiled: dict[str, float]  # under --compile: forward, its ratio, speed-up and scores
+    counts: dict[str, float]  # under --compile: what the eager and the compiled forward allocate and call
 
 
 def measure(model: LLaDA, shape: str, cache: str, batch: int, args: argparse.Namespace) -> tuple[Cell, Callable]:
@@ -223,12 +244,13 @@ def measure(model: LLaDA, shape: str, cache: str, batch: int, args: argparse.Nam
     floor = [floor_of(*times) for times in zip(*timed)]
     ms = lambda times: statistics.median(times) * 1e3  # noqa: E731
     ratio = lambda times, others: statistics.median(a / b for a, b in zip(times, others))  # noqa: E731
-    compiled = {}
+    compiled, counts = {}, {}
     if args.compile:
         compiled = {"compiled": ms(ours[1]), "its ratio": ratio(ours[1], floor), "speed-up": ratio(*ours), "scores": ms(scored[1])}
-        compiled |= {name: allocated(forward) for name, forward in zip(("MB", "compiled MB"), forwards)}
+        (mb, calls), (fast_mb, fast_calls) = (counted(forward, model.device) for forward in forwards)
+        counts = {"MB": mb, "compiled MB": fast_mb, "calls": calls, "compiled calls": fast_calls}
     figures = ms(ours[0]), ms(floor), ratio(ours[0], floor), ms(scored[0]), ratio(scored[0], ours[0]), ms(wide)
-    return Cell(shape, cache, batch, size.B * size.Q, size.K, *figures, compiled), forwards[-1]
+    return Cell(shape, cache, batch, step.rows, size.K, *figures, compiled, counts), forwards[-1]
 
 
 @torch.inference_mode()
@@ -261,6 +283,10 @@ def speed(args: argparse.Namespace) -> None:
         f"Prompt {args.prompt_length}, gen_length {args.gen_length}, blocks of {args.block_length}. Median of {args.rounds} rounds; ms.\n"
     )
     print(speed_table(cells))
+    if args.compile:
+        name = lambda c: [c.shape, c.cache, str(c.batch)]  # noqa: E731
+        rows = [[*name(c), *(short(figure) if "MB" in what else f"{figure:.0f}" for what, figure in c.counts.items())] for c in cells]
+        print("\n" + table(["shape", "cache", "batch", *cells[0].counts], rows))
     for title, rows in profiles:
         print(f"\n{title}:\n\n{rows}")
 
@@ -279,11 +305,20 @@ def short(value: float) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value > 0 else "0"
 
 
-def allocated(call: Callable) -> float:
-    """Megabytes that a call allocates, in all: a count, that holds on any machine of the kind."""
-    with torch.profiler.profile(profile_memory=True) as seen:
-        call()
-    return sum(max(0, event.self_cpu_memory_usage) + max(0, event.self_device_memory_usage) for event in seen.events()) / 1e6
+def counted(call: Callable, device: torch.device) -> tuple[float, int]:
+    """What holds on any machine of the kind: the megabytes that a call allocates, in all, and the operators it calls or, on a GPU, its kernels.
+
+    On a CPU the fused kernels of compiled code are no operators and are not counted.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with torch.profiler.profile(profile_memory=True) as seen:
+            call()
+        seen.export_chrome_trace(
+            f"{folder}/trace.json"
+        )  # the profiler's own sums leave out what is freed in the operator that allocated it
+        events = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
+    calls = (event["name"].startswith("aten::") if device.type == "cpu" else event.get("cat") == "kernel" for event in events)
+    return sum(max(0, event["args"]["Bytes"]) for event in events if event["name"] == "[memory]") / 1e6, sum(calls)
 
 
 def profile(call: Callable, device: torch.device, calls: int = 3, top: int = 12) -> str:
@@ -329,10 +364,10 @@ def whole_numbers(what: str, text: str) -> list[int]:
 
 
 def check_lengths(gen_length: int, block_length: int) -> None:
-    """Two blocks of two tokens are the least: one to fill the cache with, one to use it in, each in two forwards."""
+    """Two blocks of three tokens are the least: one to fill the cache with, one to use it in, and three forwards for each."""
     plan(CACHES["none"], {"gen_length": gen_length, "block_length": block_length})
-    if gen_length < 2 * block_length or block_length < 2:
-        raise ValueError(f"gen_length is {gen_length} and block_length {block_length}, expected two blocks of at least 2 tokens")
+    if gen_length < 2 * block_length or block_length < 3:
+        raise ValueError(f"gen_length is {gen_length} and block_length {block_length}, expected two blocks of at least 3 tokens")
 
 
 def check_room(name: str, config: Config, slots: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -362,7 +397,8 @@ class Law(NamedTuple):
 
 def terms(size: Size, layers: int) -> list[float]:
     """What a forward's time should be made of: itself, rows times layers, and for each of these the slots they attend to."""
-    return [1.0, layers * size.B * size.Q, layers * size.B * size.Q * size.K]
+    rows = size.B * (layers * size.Q if size.renewed is None else size.Q + (layers - 1) * size.renewed)
+    return [1.0, rows, rows * size.K]
 
 
 def fit(x: list[list[float]], seconds: list[float]) -> Law:
@@ -399,7 +435,8 @@ def grow(args: argparse.Namespace) -> None:
             works = [at_work(model, cache, args.batch_size, prompt, answer, args.block_length) for cache in caches]
             calls = [functools.partial(dllm.forward, canvas, step.window, step.look) for canvas, step in works]
             for cache, work, seconds in zip(caches, works, alternate(calls, args.rounds, device)):
-                held = work[0].cache.kv.untyped_storage().nbytes() if work[0].cache else 0
+                cache_of = work[0].cache
+                held = sum(slots.untyped_storage().nbytes() for slots in (cache_of.k, cache_of.v)) if cache_of else 0
                 found.append((cache, prompt, answer, size_of(*work), min(seconds), held))
                 bar.update()
     law = fit([terms(size, config.n_layers) for *_, size, _, _ in found], [seconds for *_, seconds, _ in found])

@@ -16,7 +16,7 @@ import dllm
 import kernels
 from compiled import Compiled, positions, size
 from dllm import decode, generate
-from lab.speed import allocated
+from lab.speed import counted
 from model import Pass
 
 SETTINGS = {"gen_length": 24, "block_length": 8}
@@ -140,13 +140,13 @@ def test_two_decodes_at_a_time_have_caches_of_their_own(step):
 def test_memory_is_used_again_at_its_address(step):
     """Would catch memory that piles up, or moves, which on CUDA would have every forward recorded anew."""
     cache = step.compiled.new_cache(3, 40)
-    where = cache.memory.kv.data_ptr()
+    where = cache.memory.k.data_ptr()
     cache.keep(torch.tensor([0, 2]))
-    assert cache.memory.kv.data_ptr() == where and cache.kv.shape[2] == 2
+    assert cache.memory.k.data_ptr() == where and cache.k.shape[1] == 2
     picked = cache.pick(torch.tensor([1, 1, 0]))
-    assert picked.memory.kv.data_ptr() != where
+    assert picked.memory.k.data_ptr() != where
     del cache
-    assert step.compiled.new_cache(3, 50).memory.kv.data_ptr() == where
+    assert step.compiled.new_cache(3, 50).memory.k.data_ptr() == where
 
 
 @plain_scores
@@ -270,13 +270,16 @@ def test_generated_code_writes_the_same_tokens(generated, capsys):
 
     step, block, start = generated.compiled, slice(450, 466), torch.tensor([0, 10])
     cache, ids = step.new_cache(2, 482), torch.tensor([random_prompt(0, 16)] * 2)
-    whole = cache.memory.kv.nbytes / 1e6
+    whole = 2 * cache.memory.k.nbytes / 1e6
     with torch.inference_mode():
         call = lambda: step(ids, Pass(block, slice(0, 482), rows=slice(0, 16)), cache, start)  # noqa: E731
         before = len(step.programs)
         call()
         assert len(step.programs) == before
-        assert allocated(call) < whole < allocated(lambda: (cache.memory.kv.clone(), call()))  # keys and values are written in place
+        megabytes = lambda call: counted(call, step.device)[0]  # noqa: E731
+        assert (
+            megabytes(call) < whole < megabytes(lambda: (cache.memory.k.clone(), cache.memory.v.clone(), call()))
+        )  # keys and values are written in place
 
 
 def test_a_recording_that_computes_something_else_is_refused(monkeypatch):

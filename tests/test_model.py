@@ -124,7 +124,7 @@ def test_a_layer_that_is_skipped_is_not_there():
     close(model(ids, Pass(skip=range(3), rows=slice(4, 7))), nothing[:, 4:7])
     cache = model.new_cache(1, 10)
     model(ids, Pass(skip=[0, 2]), cache)
-    assert cache.kv[1].any() and not cache.kv[[0, 2]].any()
+    assert all(slots[1].any() and not slots[[0, 2]].any() for slots in (cache.k, cache.v))
 
 
 def test_a_mask_hides_slots(model):
@@ -231,8 +231,8 @@ def test_features_that_are_not_renewed_stay_but_for_the_values(model):
     ids = torch.tensor([random_prompt(0, 20)])
     cache = model.new_cache(1, 20, features=True)
     model(ids, Pass(slice(0, 20), slice(0, 20), renew=(6, 14)), cache)
-    kv, added = cache.kv.clone(), cache.added.clone()
+    k, v, added = cache.k.clone(), cache.v.clone(), cache.added.clone()
     ids[0, 9] += 1
     model(ids[:, 6:], Pass(slice(6, 20), slice(0, 20), renew=(0, 0)), cache)
-    assert cache.kv[1, 0].equal(kv[1, 0]) and cache.added[1].equal(added[1]) and cache.kv[:, :, :, :, :6].equal(kv[:, :, :, :, :6])
-    assert not cache.kv[1, 1].equal(kv[1, 1]) and not cache.added[0].equal(added[0])
+    assert cache.k[1].equal(k[1]) and cache.added[1].equal(added[1]) and not cache.v[1].equal(v[1]) and not cache.added[0].equal(added[0])
+    assert cache.k[:, :, :, :6].equal(k[:, :, :, :6]) and cache.v[:, :, :, :6].equal(v[:, :, :, :6])

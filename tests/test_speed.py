@@ -45,20 +45,23 @@ def test_the_floor_has_the_products_of_the_forward(cache, batch):
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_forward_is_one_in_the_middle_of_an_answer(batch):
     """Would catch a forward that fills the cache, one at an end where nothing is before or behind, and rows that have left the batch."""
-    rows = {"none": 38, "prefix": 16, "dual": 4, "vicinity": 32, "frozen": 16, "exact": 12}
-    for cache, expected in rows.items():
-        canvas, step = speed.at_work(random_model(0), cache, batch, 6, 32, 4)
+    sizes = {"none": (38, 38, None), "prefix": (16, 38, None), "dual": (4, 38, None), "vicinity": (32, 38, None), "frozen": (16, 38, None)}
+    sizes |= {"exact": (20, 38, None), "delayed": (15, 38, None), "evicting": (4, 21, None), "partly": (32, 38, 8)}
+    for cache in speed.CACHES:
+        gen_length = 64 if cache == "pruned" else 32  # or nothing would be far enough away
+        canvas, step = speed.at_work(random_model(0), cache, batch, 6, gen_length, 4)
         size = speed.size_of(canvas, step)
-        assert step.window.start == 6 + 16 and step.window.age >= 1 and len(canvas.live) == size.B == batch, cache
-        assert size.Q == expected and size.written == (cache != "none") == (canvas.cache is not None), cache
-        assert size.K == (step.window.end if cache == "exact" else 38) and size.R == step.window.end - step.window.start, cache
+        assert step.window.start == 6 + gen_length // 2 and step.window.age >= 2 and len(canvas.live) == size.B == batch, cache
+        assert (size.Q, size.K, size.renewed) == sizes.get(cache, (21, 59, None)), cache
+        assert size.written == (cache != "none") == (canvas.cache is not None), cache
+        assert size.R == (3 if cache == "delayed" else step.window.end - step.window.start), cache
 
 
 @torch.inference_mode()
 def test_two_blocks_are_enough():
     """Would catch a canvas that is empty because its last block is full: its forward would cost nothing."""
     for cache in speed.CACHES:
-        canvas, step = speed.at_work(random_model(0), cache, 2, 3, 8, 4)
+        canvas, step = speed.at_work(random_model(0), cache, 2, 3, 6, 3)
         _, rows, _ = dllm.forward(canvas, step.window, step.look)
         assert rows == step.rows > 0
 
@@ -128,8 +131,10 @@ def test_speed_as_json_has_the_same_figures(capsys, monkeypatch):
     [cell] = found["cells"]
     assert (
         seen == [False, True]
-        and set(cell["compiled"]) == {"compiled", "its ratio", "speed-up", "scores", "MB", "compiled MB"}
-        and cell["compiled"]["MB"] > 0
+        and set(cell["compiled"]) == {"compiled", "its ratio", "speed-up", "scores"}
+        and set(cell["counts"]) == {"MB", "compiled MB", "calls", "compiled calls"}
+        and cell["counts"]["MB"] > 0
+        and cell["counts"]["calls"] > 6 * 7 + 1
     )
     assert (cell["rows"], cell["slots"], cell["batch"], cell["cache"]) == (4, 24, 1, "dual") and found["settings"]["rounds"] == 1
 
@@ -217,7 +222,7 @@ def test_attention_prints_a_line_for_each_mask_and_size(capsys, monkeypatch):
         (["speed", "--threads", "0"], "threads is 0, expected at least 1"),
         (["speed", "--device", "warp"], "unknown device 'warp'"),
         (["speed", "--gen-length", "33"], "gen_length 33 is not a multiple of block_length 32"),
-        (["speed", "--gen-length", "32"], "gen_length is 32 and block_length 32, expected two blocks of at least 2 tokens"),
+        (["speed", "--gen-length", "32"], "gen_length is 32 and block_length 32, expected two blocks of at least 3 tokens"),
         (["attention", "--rows", "32,256"], "rows is 256, expected at most as many as slots, 192"),
         (["attention", "--shape", "huge"], "shape is 'huge', expected one of tiny, mid, 8b"),
         (["attention", "--slots", "99999999"], "the scores of attention, written out in float64, need"),
