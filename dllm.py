@@ -18,10 +18,10 @@ import copy
 import functools
 import runpy
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ import kernels
 from compiled import Compiled, compiled, memory_of
 from kernels import Scores
 from load_weights import check_memory
-from model import Cache, LLaDA, Pass, Slots
+from model import Cache, LLaDA, Pass
 from options import check_kinds, check_prompt, check_range, check_template, nearest_multiple, options, require
 
 DEFAULT = "fast-dllm"  # the strategy where none is named
@@ -141,19 +141,6 @@ class Window:
     lookahead: int = 0  # blocks behind the open ones of each row whose cells may be written, too
 
 
-class Look(NamedTuple):
-    """What a view chooses for one forward."""
-
-    first: int  # the first slot of `query`, which is contiguous from there to the window's end
-    query: Slots  # positions to recompute
-    visible: Slots | None  # cache slots they attend to, or those of each layer and row; None: each other, and nothing is cached
-    mask: Tensor | None = None  # bool [Q, K] or [b, 1, Q, K]: which query sees which slot; None: every one
-    shift: int = 0  # the logits of a slot are about the token so many places after it
-    own: Tensor | None = None  # bool [b, Q]: which rows recompute which of the positions; None: each row all
-    measure: bool = False  # note in the cache how much the window's queries ask of each slot
-    renew: tuple[int, int] | None = None  # (a, n): of the query, compute the first a, and in each layer the n others that changed most
-
-
 @dataclass(frozen=True)
 class Step:
     """One forward: what was computed, scored and committed. Tensors [b, n * k] lie over the slots window.start .. window.end."""
@@ -162,7 +149,7 @@ class Step:
     rows: int  # token-forwards of this one: positions computed, times the rows of the batch
     ran: Tensor  # int64 [b]: forwards run for each row; 0 if the logits of its canvas were known ahead
     window: Window
-    look: Look
+    at: Pass  # what was computed, and what it saw
     scores: Scores  # each [b, n * k]
     candidates: Tensor  # bool: masked, and in a block that is open for its row
     commit: Tensor  # bool: written now
@@ -253,8 +240,8 @@ def steps(s: "Canvas") -> Iterator[Step]:
     for window in s.strategy.search(s, windows) if s.strategy.search else windows:
         if settings.steps and s.nfe >= settings.steps and not traits(s.strategy.rule).quota:
             raise StepLimit(f"steps={s.nfe} forwards are spent, {int(s.masked().sum())} masks are left: raise steps or lower the threshold")
-        look = s.strategy.view(s, window)
-        logits, rows, ran = (ahead or forward)(s, window, look)  # [b, n * k, V]
+        at = s.strategy.view(s, window)
+        logits, rows, ran = (ahead or forward)(s, window, at)  # [b, n * k, V]
         s.forbid(logits)
         candidates = s.candidates(window)  # [b, n * k]
         s.turns[s.live] += candidates.any(-1)
@@ -278,54 +265,46 @@ def steps(s: "Canvas") -> Iterator[Step]:
         commit &= (token != s.x[s.live, span]) & ~s.given[s.live, span]
         s.write(window, commit, token, doubt)
         s.retire()  # reads the canvas, and so waits for the device: the time below is the whole forward's
-        yield Step(s.nfe, rows, ran, window, look, scores, candidates, commit, token, s.x, logits, s.clock() - began)
+        yield Step(s.nfe, rows, ran, window, at, scores, candidates, commit, token, s.x, logits, s.clock() - began)
         began = s.clock()
 
 
-def forward(
-    s: "Canvas", window: Window, look: Look, drafts: tuple[Tensor, Tensor] | None = None, skip: Collection[int] = ()
-) -> tuple[Tensor, int, Tensor]:
+def forward(s: "Canvas", window: Window, at: Pass, drafts: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, int, Tensor]:
     """Logits [b, n * k, V] of the window's slots, guided if asked for, the number of token-forwards spent, and for each row 1, int64 [b].
 
     drafts: compute these canvases instead, int64 [m, S], each a draft of the live row with its number, int64 [m]; the cache is left as it is
-    skip: leave out these layers of the network
     """
     model, scale, cache = s.model, s.settings.cfg_scale, s.cache
     canvases, lines = drafts or (s.x[s.live], torch.arange(len(s.live), device=s.x.device))
-    ids = canvases[:, look.query]  # [b, Q]
+    ids = canvases[:, at.query]  # [b, Q]
     start = s.start[s.live][lines] if s.padded else None
     if scale:  # the rows, then the same with every prompt token masked (unsupervised guidance, arXiv 2410.18514)
-        in_prompt = model.indices(look.query) < s.prompt_length
+        in_prompt = model.indices(at.query) < s.prompt_length
         ids = torch.cat((ids, ids.masked_fill(in_prompt, s.mask_id)))  # [2b, Q]
         start = start if start is None else start.repeat(2)
-    if look.visible is not None and cache is None:
+    if at.visible is not None and cache is None:
         cache = s.cache = model.new_cache(len(ids), s.x.shape[1], traits(s.strategy.view).features)
-    visible = look.visible
     if cache is not None and drafts:
         picked = torch.cat((lines, lines + len(s.live))) if scale else lines
         cache = cache.pick(picked)
-        visible = visible[:, picked] if isinstance(visible, Tensor) and visible.dim() == 3 else visible
-    if look.own is None:
-        scored = slice(window.start - look.first - look.shift, window.end - look.first - look.shift)
-    else:  # the query has gaps, in the window, too
-        scored = slice(*torch.searchsorted(look.query, torch.tensor([window.start, window.end], device=ids.device)).tolist())
+        if isinstance(at.visible, Tensor) and at.visible.dim() == 3:
+            at = at._replace(visible=at.visible[:, picked])
     twice = lambda t: torch.cat((t, t)) if scale and t is not None else t  # noqa: E731
-    own, mask = twice(look.own), twice(look.mask) if look.mask is not None and look.mask.dim() == 4 else look.mask
-    added = None if s.soft is None else twice(s.soft[s.live][:, look.query]) * (ids == s.mask_id)[..., None]  # [b, Q, C]
-    cache = None if visible is None else cache
-    logits = model(ids, Pass(look.query, visible, mask, scored, own, look.measure, look.renew, skip), cache, start, added)
+    added = None if s.soft is None else twice(s.soft[s.live][:, at.query]) * (ids == s.mask_id)[..., None]  # [b, Q, C]
+    at = at._replace(own=twice(at.own), mask=twice(at.mask) if at.mask is not None and at.mask.dim() == 4 else at.mask)
+    logits = model(ids, at, None if at.visible is None else cache, start, added)
     s.nfe += 1
     if scale:
         guided, unguided = logits.chunk(2)
         logits = unguided + (scale + 1) * (guided - unguided)
     once = torch.ones_like(s.live)
-    if look.renew:  # the first layer computes them all
+    if at.renew:  # the first layer computes them all
         Q, layers = ids.shape[1], max(1, model.config.n_layers)
-        return logits, len(ids) * (Q + (layers - 1) * min(Q, sum(look.renew))) // layers, once
-    if own is None:
+        return logits, len(ids) * (Q + (layers - 1) * min(Q, sum(at.renew))) // layers, once
+    if at.own is None:
         return logits, ids.numel(), once
     whole = logits.new_zeros(len(logits), window.end - window.start, logits.shape[-1])  # a cell that was not computed is no candidate
-    return whole.index_copy(1, look.query[scored] - window.start, logits), int(own.sum()), once
+    return whole.index_copy(1, at.query[at.rows] - window.start, logits), int(at.own.sum()), once
 
 
 def choose(rule: "Rule", scores: Scores, candidates: Tensor, window: Window) -> tuple[Tensor, Tensor]:
@@ -534,14 +513,20 @@ def pipeline(block_add_threshold: float, decoded_token_threshold: float, first_o
 
 # --- views: what one forward recomputes and sees ---------------------------------------------------------------------------------------
 
-View = Callable[[Canvas, Window], Look]
+# (canvas, window) -> what the model is to compute, with logits for the slots of the window. Without visible slots nothing is cached.
+View = Callable[[Canvas, Window], Pass]
 CacheName = Literal["none", "prefix", "dual", "vicinity", "frozen"]
 
 
+def scored(window: Window, first: int, shift: int = 0) -> slice:
+    """Which rows of a query get logits, if it begins at slot `first` and has no gap: those of the window, or of the slots `shift` before it."""
+    return slice(window.start - first - shift, window.end - first - shift)
+
+
 @has(exact=True)
-def full(s: Canvas, window: Window) -> Look:
+def full(s: Canvas, window: Window) -> Pass:
     """Recompute the whole canvas (LLaDA)."""
-    return Look(0, slice(0, s.x.shape[1]), None)
+    return Pass(slice(0, s.x.shape[1]), rows=scored(window, 0))
 
 
 def cached(cache: "CacheName", window_size: int | None = None) -> View:
@@ -554,7 +539,7 @@ def cached(cache: "CacheName", window_size: int | None = None) -> View:
     if cache == "none" and window_size is None:
         return full
 
-    def view(s: Canvas, window: Window) -> Look:
+    def view(s: Canvas, window: Window) -> Pass:
         S = s.x.shape[1]
         if cache == "frozen":
             first, end = window.stale, S
@@ -570,7 +555,7 @@ def cached(cache: "CacheName", window_size: int | None = None) -> View:
             visible = torch.arange(near + 1, device=s.x.device)
             visible[-1] = S - 1
             query = slice(first, end) if end <= near else visible[first:end]
-        return Look(first, query, None if cache == "none" else visible)
+        return Pass(query, None if cache == "none" else visible, rows=scored(window, first))
 
     return view
 
@@ -584,23 +569,25 @@ def kept_suffix(suffix: int, window_size: int | None) -> int:
 
 
 @has(exact=True)
-def block_causal(s: Canvas, window: Window) -> Look:
+def block_causal(s: Canvas, window: Window) -> Pass:
     """Recompute what was not final yet; a block sees itself and all before it, so finished K/V never change: the cache is exact (D2F)."""
     mask = block_mask(s.prompt_length, s.block_length, window.stale, window.end, s.x.device)
-    return Look(window.stale, slice(window.stale, window.end), slice(0, window.end), mask)
+    return Pass(slice(window.stale, window.end), slice(0, window.end), mask, scored(window, window.stale))
 
 
 @has(exact=True)
-def block_causal_uncached(s: Canvas, window: Window) -> Look:
+def block_causal_uncached(s: Canvas, window: Window) -> Pass:
     """The definition that `block_causal` must equal: the same mask, everything recomputed."""
-    return Look(0, slice(0, window.end), None, block_mask(s.prompt_length, s.block_length, 0, window.end, s.x.device))
+    mask = block_mask(s.prompt_length, s.block_length, 0, window.end, s.x.device)
+    return Pass(slice(0, window.end), None, mask, scored(window, 0))
 
 
 @has(exact=True, length=1)
-def causal(s: Canvas, window: Window) -> Look:
+def causal(s: Canvas, window: Window) -> Pass:
     """Predict a block of one token from those before it, each of which is computed once (autoregressive decoding)."""
     end = window.end - 1
-    return Look(window.stale, slice(window.stale, end), slice(0, end), block_mask(0, 1, window.stale, end, s.x.device), shift=1)
+    mask = block_mask(0, 1, window.stale, end, s.x.device)
+    return Pass(slice(window.stale, end), slice(0, end), mask, scored(window, window.stale, shift=1))
 
 
 def block_mask(prompt_length: int, block_length: int, first: int, end: int, device=None) -> Tensor:
@@ -704,7 +691,7 @@ Adjust = Callable[[Tensor, Tensor, Window], Tensor]
 Soften = Callable[[Tensor, Window], Tensor]
 
 # What stands in for `forward` where the logits of canvases that may come next are computed ahead: its arguments and its results.
-Ahead = Callable[[Canvas, Window, Look], tuple[Tensor, int, Tensor]]
+Ahead = Callable[[Canvas, Window, Pass], tuple[Tensor, int, Tensor]]
 
 # What a second model makes of the tokens that the rule would write: (canvas, window, logits and noise [b, n, V], commit and token [b, n])
 # -> the two latter as they are to be, and the token-forwards spent. It has the second `model`.

@@ -21,7 +21,6 @@ from dllm import (
     CacheName,
     Canvas,
     Guide,
-    Look,
     Rule,
     Schedule,
     Soften,
@@ -37,6 +36,7 @@ from dllm import (
     pipeline,
     quota,
     rank,
+    scored,
     serial,
     threshold_rule,
     traits,
@@ -274,15 +274,16 @@ def delayed(refresh: int, prefill: bool = False) -> View:
     """
 
     @has(settled=torch.inf)
-    def view(s: Canvas, window: Window) -> Look:
+    def view(s: Canvas, window: Window) -> Pass:
         S = s.x.shape[1]
         if window.age < 2 or window.age % refresh == 0:
             first = s.prompt_length if prefill and s.cache is not None else 0
-            return Look(first, slice(first, S), slice(0, S))
+            return Pass(slice(first, S), slice(0, S), rows=scored(window, first))
         own = (s.x == s.mask_id) | (s.written == s.written.amax(-1, keepdim=True))  # [B, S]
         own = own[s.live]
         query = own.any(0).nonzero()[:, 0]
-        return Look(0, query, slice(0, S), own=own[:, query])
+        rows = slice(*torch.searchsorted(query, torch.tensor([window.start, window.end], device=query.device)).tolist())  # there are gaps
+        return Pass(query, slice(0, S), rows=rows, own=own[:, query])
 
     return view
 
@@ -306,10 +307,10 @@ def evicting(keep_ratio: float, kernel_size: int) -> View:
     """
 
     @has(settled=2)
-    def view(s: Canvas, window: Window) -> Look:
+    def view(s: Canvas, window: Window) -> Pass:
         S = s.x.shape[1]
         if window.age < 2:  # the first forward does not show yet what matters
-            return Look(0, slice(0, S), slice(0, S), measure=window.age == 1)
+            return Pass(slice(0, S), slice(0, S), rows=scored(window, 0), measure=window.age == 1)
         block = torch.arange(window.start, window.end, device=s.x.device)
         outside = torch.cat((torch.arange(window.start, device=s.x.device), torch.arange(window.end, S, device=s.x.device)))  # [K]
         padding = outside < s.start[s.live].repeat(s.passes)[:, None]  # [b, K]
@@ -319,7 +320,7 @@ def evicting(keep_ratio: float, kernel_size: int) -> View:
         kept = outside[demand.argsort(dim=-1, descending=True, stable=True)[..., : count.max()]]  # [layers, b, n]
         kept = kept.masked_fill(torch.arange(kept.shape[-1], device=kept.device) >= count, 0)  # shorter rows: padding, which nobody sees
         visible = torch.cat((kept, block.expand(*kept.shape[:2], -1)), -1).sort().values
-        return Look(window.start, slice(window.start, window.end), visible)
+        return Pass(slice(window.start, window.end), visible, rows=scored(window, window.start))
 
     return view
 
@@ -342,11 +343,11 @@ def partly(prompt_interval_steps: int, gen_interval_steps: int, transfer_ratio: 
     """
 
     @has(features=True, settled=torch.inf)
-    def view(s: Canvas, window: Window) -> Look:
+    def view(s: Canvas, window: Window) -> Pass:
         S, G = s.x.shape[1], s.settings.gen_length
         first = 0 if window.age % prompt_interval_steps == 0 else s.prompt_length
         count = G if window.age % gen_interval_steps == 0 else int(G * transfer_ratio)
-        return Look(first, slice(first, S), slice(0, S), renew=(s.prompt_length - first, count))
+        return Pass(slice(first, S), slice(0, S), rows=scored(window, first), renew=(s.prompt_length - first, count))
 
     return view
 
@@ -387,7 +388,7 @@ def settling(delay: int, refresh: int) -> View:
     """
 
     @has(paced=True)
-    def view(s: Canvas, window: Window) -> Look:
+    def view(s: Canvas, window: Window) -> Pass:
         P, S = s.prompt_length, s.x.shape[1]
         number = window.age + 1  # of this forward; masks are written in it at the earliest
         written = torch.where(s.x == s.mask_id, number, s.written)[s.live, P:]
@@ -397,9 +398,9 @@ def settling(delay: int, refresh: int) -> View:
         first = (P + s.block_length * (seen > delay).sum(-1)).masked_fill(whole, 0)  # [b]
         low = int(first.min())
         if (first == low).all():
-            return Look(low, slice(low, S), slice(0, S))
+            return Pass(slice(low, S), slice(0, S), rows=scored(window, low))
         query = torch.arange(low, S, device=s.x.device)
-        return Look(low, query, slice(0, S), own=query >= first[:, None])
+        return Pass(query, slice(0, S), rows=scored(window, low), own=query >= first[:, None])
 
     return view
 
@@ -420,9 +421,9 @@ def d3llm(
     return Strategy(entropy_rule(theta), settling(delay, refresh), schedule, eos="stop", remasking="entropy")
 
 
-def growing(s: Canvas, window: Window) -> Look:
+def growing(s: Canvas, window: Window) -> Pass:
     """Nothing stands behind the block yet; what is before it is computed until final, and then no more (dLLM-Var)."""
-    return Look(window.stale, slice(window.stale, window.end), slice(0, window.end))
+    return Pass(slice(window.stale, window.end), slice(0, window.end), rows=scored(window, window.stale))
 
 
 @named("dllm-var")
@@ -457,11 +458,11 @@ class Drafts:
     def __init__(self, graph: Graph, skip: Collection[int] | slice | None = None):
         self.graph, self.skip = graph, skip if graph else None
 
-    def __call__(self, s: Canvas, window: Window, look: Look) -> tuple[Tensor, int, Tensor]:
+    def __call__(self, s: Canvas, window: Window, at: Pass) -> tuple[Tensor, int, Tensor]:
         live, span = s.live, slice(window.start, window.end)
         now = s.x[live, span]  # [b, k]
         if window.age < traits(s.strategy.view).settled:  # little is known of this block, and the cache may be refreshed
-            self.last, rows, ran = forward(s, window, look)
+            self.last, rows, ran = forward(s, window, at)
             self.drafts = torch.full((len(s.x), 1 + len(self.graph), now.shape[1]), -1, device=now.device)  # [B, D, k]
             self.logits = self.last.new_empty(*self.drafts.shape, self.last.shape[-1])  # [B, D, k, V]
             self.rows = live
@@ -473,13 +474,13 @@ class Drafts:
                 last = self.last[torch.isin(self.rows, live)][miss]  # [m, k, V]: what the rows' latest tokens were chosen by
             else:
                 skip = range(s.model.config.n_layers)[self.skip] if isinstance(self.skip, slice) else self.skip
-                last, rows, _ = forward(s, window, look, (s.x[live[miss]], miss.nonzero()[:, 0]), skip)
+                last, rows, _ = forward(s, window, at._replace(skip=skip), (s.x[live[miss]], miss.nonzero()[:, 0]))
                 s.forbid(last)
             drafts = torch.cat((now[miss, None], self.draft(last, now[miss], s.mask_id)), 1)  # [m, D, k]
             lines = miss.nonzero()[:, 0].repeat_interleave(drafts.shape[1])
             canvases = s.x[live[lines]]
             canvases[:, span] = drafts.flatten(0, 1)
-            logits, more, _ = forward(s, window, look, (canvases, lines))
+            logits, more, _ = forward(s, window, at, (canvases, lines))
             rows += more
             self.drafts[live[miss]], self.logits[live[miss]] = drafts, logits.unflatten(0, drafts.shape[:2])
             known[miss] = torch.arange(known.shape[1], device=known.device) == 0
@@ -581,15 +582,16 @@ def trailing(recompute: int | None) -> View:
     """
 
     @has(frontier=True)
-    def view(s: Canvas, window: Window) -> Look:
+    def view(s: Canvas, window: Window) -> Pass:
         written, first = s.written[s.live], window.start + window.must.int().argmax(-1)  # [b, S], [b]
         left = (written == written.amax(-1, keepdim=True)).int().argmax(-1)  # [b]: 0 at first, when nothing is written
         left = torch.zeros_like(left) if recompute is None else (left - recompute).clamp(min=0)
         right = first[:, None] + 1 + window.lookahead  # [b, 1]
-        query = torch.arange(int(left.min()), window.end, device=s.x.device)
+        low = int(left.min())
+        query = torch.arange(low, window.end, device=s.x.device)
         own = (query >= left[:, None]) & (query < right)  # [b, Q]
-        mask = torch.arange(window.end, device=s.x.device) < right  # [b, K]
-        return Look(int(query[0]), query, slice(0, window.end), mask[:, None, None].expand(-1, 1, len(query), -1), own=own)
+        mask = (torch.arange(window.end, device=s.x.device) < right)[:, None, None].expand(-1, 1, len(query), -1)  # [b, 1, Q, K]
+        return Pass(query, slice(0, window.end), mask, scored(window, low), own)
 
     return view
 
@@ -629,11 +631,11 @@ class Reader:
         else:  # all before the window is final, and computed, but for a token that was corrected
             self.cache.keep(torch.isin(self.live, s.live).nonzero()[:, 0])
             window = replace(window, stale=window.start - 1)
-        self.live, look = s.live, causal(s, window)
-        ids = torch.cat((s.x[s.live, : window.start], drafted), 1)[:, look.query]  # [b, Q]
-        start, rows = s.start[s.live] if s.padded else None, slice(window.start - 1 - look.first, None)
+        self.live, at = s.live, causal(s, window)
+        ids = torch.cat((s.x[s.live, : window.start], drafted), 1)[:, at.query]  # [b, Q]
+        start = s.start[s.live] if s.padded else None
         s.nfe += 1
-        return self.model(ids, Pass(look.query, look.visible, look.mask, rows), self.cache, start), ids.numel()
+        return self.model(ids, at, self.cache, start), ids.numel()
 
 
 def left_to_right(guide: Guide, recompute: int | None, lookahead: int) -> Strategy:

@@ -104,12 +104,11 @@ def at_work(model: LLaDA, cache: str, batch: int, prompt: int, gen_length: int, 
 
 
 def size_of(canvas: Canvas, step: Step) -> Size:
-    look, window = step.look, step.window
-    query = canvas.model.indices(look.query)
-    K = len(query) if look.visible is None else canvas.model.indices(look.visible).shape[-1]
-    R = int(((window.start <= query) & (query < window.end)).sum())
-    renewed = min(len(query), sum(look.renew)) if look.renew else None
-    return Size(len(window.live), len(query), K, R, look.visible is not None, renewed)
+    at, window = step.at, step.window
+    query = canvas.model.indices(at.query)
+    K = len(query) if at.visible is None else canvas.model.indices(at.visible).shape[-1]
+    renewed = min(len(query), sum(at.renew)) if at.renew else None
+    return Size(len(window.live), len(query), K, len(query[at.rows]), at.visible is not None, renewed)
 
 
 # --- the floor ---------------------------------------------------------------------------------------------------------------------------
@@ -234,7 +233,7 @@ def measure(model: LLaDA, shape: str, cache: str, batch: int, args: argparse.Nam
     forwards, scores = [], []
     for compile in (False, True)[: 1 + args.compile]:
         canvas, step = at_work(model, cache, batch, args.prompt_length, args.gen_length, args.block_length, compile)
-        forwards.append(functools.partial(dllm.forward, canvas, step.window, step.look))
+        forwards.append(functools.partial(dllm.forward, canvas, step.window, step.at))
         scores.append(functools.partial(canvas.score, step.logits))
     size = size_of(canvas, step)
     tools, floor_of = yardstick(model, size)
@@ -433,7 +432,7 @@ def grow(args: argparse.Namespace) -> None:
     with tqdm(total=len(lengths) * len(caches), unit="forward", leave=False, disable=None) as bar:
         for prompt, answer in lengths:
             works = [at_work(model, cache, args.batch_size, prompt, answer, args.block_length) for cache in caches]
-            calls = [functools.partial(dllm.forward, canvas, step.window, step.look) for canvas, step in works]
+            calls = [functools.partial(dllm.forward, canvas, step.window, step.at) for canvas, step in works]
             for cache, work, seconds in zip(caches, works, alternate(calls, args.rounds, device)):
                 cache_of = work[0].cache
                 held = sum(slots.untyped_storage().nbytes() for slots in (cache_of.k, cache_of.v)) if cache_of else 0

@@ -107,13 +107,13 @@ class Recorder:
         }
 
     def forward(self, step: Step) -> dict:
-        window, look, k, P = step.window, step.look, self.s.block_length, self.s.prompt_length
+        window, at, k, P = step.window, step.at, self.s.block_length, self.s.prompt_length
         before, self.canvas = self.canvas, step.x[self.row].tolist()
         writes, unwrites = changes(before, self.canvas, self.s.mask_id)
         candidates = self.candidates(step)
         line = window.live.tolist().index(self.row)
-        query = look.query if look.own is None else look.query[look.own[line]]
-        visible = look.query if look.visible is None else look.visible
+        query = at.query if at.own is None else at.query[at.own[line]]
+        visible = at.query if at.visible is None else at.visible
         if isinstance(visible, Tensor) and visible.dim() == 3:  # of each layer and row: what some layer sees
             visible = visible[:, line].unique()
         return {

@@ -13,16 +13,17 @@ from test_related import changed
 
 import dllm
 import related
-from dllm import Look, Strategy, decode
+from dllm import Pass, Strategy, decode, scored
 from lab.oracle import Oracle
 
 # --- Sparse-dLLM
 
 
-def dual_from_the_second_forward(s, window) -> Look:
+def dual_from_the_second_forward(s, window) -> Pass:
     """Fast-dLLM's dual cache, refreshed in a block's first two forwards instead of its first."""
     S = s.x.shape[1]
-    return Look(0, slice(0, S), slice(0, S)) if window.age < 2 else Look(window.start, slice(window.start, window.end), slice(0, S))
+    first, end = (0, S) if window.age < 2 else (window.start, window.end)
+    return Pass(slice(first, end), slice(0, S), rows=scored(window, first))
 
 
 @given(seeds, st.sampled_from([None, 0.6]), st.sampled_from([0.0, 0.7]))
@@ -49,10 +50,10 @@ def test_sparse_keeps_a_share_of_what_is_outside_the_block(seed, keep_ratio, ker
         **LENGTHS,
     ):
         if step.window.age < 2:
-            assert step.look.visible == slice(0, 33) and step.rows == 33 * len(step.window.live)
+            assert step.at.visible == slice(0, 33) and step.rows == 33 * len(step.window.live)
             continue
         assert step.rows == 8 * len(step.window.live)
-        for layer in step.look.visible:
+        for layer in step.at.visible:
             for row, slots in zip(step.window.live.tolist(), layer.tolist()):
                 real = [slot for slot in slots if slot >= 9 - lengths[row]]
                 assert len(real) == len(set(real)) == int(keep_ratio * (lengths[row] + 24 - 8)) + 8
@@ -73,8 +74,8 @@ def test_sparse_keeps_what_was_asked_for_most():
 def test_sparse_layers_and_rows_choose_for_themselves():
     """Negative control for the tests above: one choice for all would pass them."""
     prompts = [random_prompt(0, 12), random_prompt(1, 12)]
-    looks = [s.look for s in decode(random_model(0), prompts, "sparse", **LENGTHS) if s.window.age > 1]
-    assert all(not look.visible[0].equal(look.visible[1]) and not look.visible[:, 0].equal(look.visible[:, 1]) for look in looks)
+    passes = [s.at for s in decode(random_model(0), prompts, "sparse", **LENGTHS) if s.window.age > 1]
+    assert all(not at.visible[0].equal(at.visible[1]) and not at.visible[:, 0].equal(at.visible[:, 1]) for at in passes)
 
 
 @given(seeds, st.sampled_from([0.0, 0.7]))
@@ -144,7 +145,7 @@ def test_d3llm_opens_a_block_after_its_predecessor_has_begun(seed):
 def test_dkv_with_prefill_computes_the_prompt_once(seed, refresh):
     """Would catch a refresh that takes the prompt along, in later blocks, too."""
     steps = list(decode(random_model(seed), random_prompt(seed, 6), "dkv", refresh=refresh, prefill=True, **LENGTHS))
-    slots = [torch.arange(30)[step.look.query] for step in steps]
+    slots = [torch.arange(30)[step.at.query] for step in steps]
     assert slots[0].tolist() == list(range(30)) and all(query.min() >= 6 for query in slots[1:])
     assert refresh > 1 or all(step.rows == 24 for step in steps[1:])
     assert all(step.rows == 24 for step in steps[1:] if step.window.age < 2 or step.window.age % refresh == 0)

@@ -401,12 +401,12 @@ def test_pruning_keeps_the_window_and_the_last_slot():
     """Would catch a window counted in blocks, a trailing slot that is lost, or one that is there twice."""
     canvas = dllm.Canvas(random_model(0), [[1, 2]], build("streaming"), Settings(**LENGTHS))
     window = Window(2, 10, 1, 2, 16, None, **ONE)
-    look = dllm.cached("prefix", 3)(canvas, window)
-    assert look.visible.tolist() == [*range(13), 25] and look.query.tolist() == [*range(2, 13), 25]
+    at = dllm.cached("prefix", 3)(canvas, window)
+    assert at.visible.tolist() == [*range(13), 25] and at.query.tolist() == [*range(2, 13), 25]
     assert dllm.cached("prefix", 0)(canvas, window).visible.tolist() == [*range(10), 25]
     assert dllm.cached("prefix", 15)(canvas, window).visible == slice(0, 26)
-    look = dllm.cached("dual", 3)(canvas, window)
-    assert look.visible.tolist() == [*range(13), 25] and look.query == slice(2, 10)
+    at = dllm.cached("dual", 3)(canvas, window)
+    assert at.visible.tolist() == [*range(13), 25] and at.query == slice(2, 10)
 
 
 # --- combinations and limits -----------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def test_the_floor_has_the_products_of_the_forward(cache, batch):
     with torch.inference_mode():
         canvas, step = speed.at_work(model, cache, batch, 6, 32, 4)
         size = speed.size_of(canvas, step)
-        ours = flops(lambda: dllm.forward(canvas, step.window, step.look))
+        ours = flops(lambda: dllm.forward(canvas, step.window, step.at))
     assert ours == flops(speed.bare_products(model, size)) == speed.operations(model, size) > 0
     assert ours > flops(speed.bare_products(model, size._replace(Q=size.Q - 1)))
 
@@ -62,7 +62,7 @@ def test_two_blocks_are_enough():
     """Would catch a canvas that is empty because its last block is full: its forward would cost nothing."""
     for cache in speed.CACHES:
         canvas, step = speed.at_work(random_model(0), cache, 2, 3, 6, 3)
-        _, rows, _ = dllm.forward(canvas, step.window, step.look)
+        _, rows, _ = dllm.forward(canvas, step.window, step.at)
         assert rows == step.rows > 0
 
 

@@ -65,9 +65,9 @@ def test_a_record_says_what_the_step_said(tmp_path_factory, seed, case):
     for step in traces.trace(dllm.steps(canvas), canvas, Letters(), str(path), strategy):
         header, *_, record = map(json.loads, path.read_text().splitlines())
         told |= header["tokens"] | record["tokens"]
-        queried = dllm.LLaDA.indices(canvas.model, step.look.query).tolist()
+        queried = dllm.LLaDA.indices(canvas.model, step.at.query).tolist()
         assert (record["nfe"], record["rows"]) == (step.nfe, step.rows)
-        assert step.rows % len(queried) == 0 or step.look.renew or strategy in GUIDED
+        assert step.rows % len(queried) == 0 or step.at.renew or strategy in GUIDED
         assert [i for start, end in record["query"] for i in range(start, end)] == queried
         assert record["window"] == [step.window.start, step.window.end]
         assert [c[0] - step.window.start for c in record["candidates"]] == step.candidates[0].nonzero()[:, 0].tolist()
