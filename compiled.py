@@ -27,7 +27,6 @@ from model import Cache, LLaDA, Pass, Slots
 SLOTS = 64  # a cache has a multiple of so many slots: prompts whose lengths are that close share their programs
 PROGRAMS = 256  # of one function that torch.compile may keep; its default of 8 is meant to stop those that compile for ever
 
-
 FEW = 16  # positions, if more than one, are padded to no less: so few cost hardly more than one, and would be so many programs
 
 
@@ -38,8 +37,9 @@ def size(n: int) -> int:
 
 
 def positions(n: int) -> int:
-    """The same of positions: 1, 16, 24, 32, 48, ..."""
-    return 1 if n == 1 else size(max(n, FEW))
+    """The same of positions, which cost more: 1, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, ...: above 32 less than a fifth is padding."""
+    step = max(8, (1 << (n - 1).bit_length()) // 8)
+    return 1 if n == 1 else max(FEW, -(-n // step) * step)
 
 
 def whole_slots(n: int) -> int:

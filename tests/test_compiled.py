@@ -114,7 +114,7 @@ def test_nothing_is_compiled_twice():
     ask(34, "fast-dllm")
     ask(37, "localleap")
     ask(40, "saber")
-    ask(33, "fast-dllm", gen_length=16)
+    ask(41, "fast-dllm", gen_length=16)
     assert count == [4] and not model.compiled.broken
     ask(60, "fast-dllm", steps=24, threshold=None)  # the control: more slots
     assert count == [8]
@@ -123,7 +123,7 @@ def test_nothing_is_compiled_twice():
 def test_a_batch_that_shrinks_needs_few_programs():
     """Would catch a program for every number of rows: 12 rows that finish one by one pass through six sizes."""
     assert [size(n) for n in range(1, 13)] == [1, 2, 3, 4, 6, 6, 8, 8, 12, 12, 12, 12]
-    assert [positions(n) for n in (1, 2, 16, 17, 25, 32, 33, 49, 100, 128)] == [1, 16, 16, 24, 32, 32, 48, 64, 128, 128]
+    assert [positions(n) for n in (1, 2, 16, 17, 25, 33, 49, 64, 65, 100, 128, 129)] == [1, 16, 16, 24, 32, 40, 56, 64, 80, 112, 128, 160]
 
 
 @plain_scores
