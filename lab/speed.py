@@ -305,19 +305,21 @@ def short(value: float) -> str:
 
 
 def counted(call: Callable, device: torch.device) -> tuple[float, int]:
-    """What holds on any machine of the kind: the megabytes that a call allocates, in all, and the operators it calls or, on a GPU, its kernels.
+    """What holds on any machine of the kind: the megabytes that a call allocates, in all, and how many operators it calls or kernels it launches.
 
-    On a CPU the fused kernels of compiled code are no operators and are not counted.
+    On a CPU the fused kernels of compiled code are no operators and are not counted; on a GPU a recorded graph is one launch. Both are read
+    from the trace: the profiler's own sums leave out what is freed in the operator that allocated it, and so all buffers of compiled code.
     """
     with tempfile.TemporaryDirectory() as folder:
         with torch.profiler.profile(profile_memory=True) as seen:
             call()
-        seen.export_chrome_trace(
-            f"{folder}/trace.json"
-        )  # the profiler's own sums leave out what is freed in the operator that allocated it
+        seen.export_chrome_trace(f"{folder}/trace.json")
         events = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
-    calls = (event["name"].startswith("aten::") if device.type == "cpu" else event.get("cat") == "kernel" for event in events)
-    return sum(max(0, event["args"]["Bytes"]) for event in events if event["name"] == "[memory]") / 1e6, sum(calls)
+    if device.type == "cpu":
+        calls = [event for event in events if event["name"].startswith("aten::")]
+    else:
+        calls = [event for event in events if event.get("cat") in ("cuda_runtime", "cuda_driver") and "Launch" in event["name"]]
+    return sum(max(0, event["args"]["Bytes"]) for event in events if event["name"] == "[memory]") / 1e6, len(calls)
 
 
 def profile(call: Callable, device: torch.device, calls: int = 3, top: int = 12) -> str:
