@@ -187,25 +187,26 @@ class Compiled:
         return torch.arange(to, device=self.device).clamp(max=n - 1)
 
     def run(self, key: tuple, fast: Callable, eager: Callable):
-        """Call fast(), eager() where nothing can be compiled. The first call of a key compiles: it is reported and kept off the clock."""
-        if self.broken or key in self.programs:
-            return (eager if self.broken else fast)()
-        began = time.perf_counter()
-        try:
-            with many_programs():
-                out = fast()
-            self.programs.add(key)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # of many types; a forward may be run again, it writes the same
-            self.broken = True
-            print(f"cannot be compiled, staying eager: {str(error).strip().splitlines()[0]}", file=sys.stderr)
-            out = eager()
-        self.compiling += time.perf_counter() - began
-        if not self.broken:
-            what = "the scores" if key[0] == "scores" else "forwards of {} x {} positions over {} slots".format(*key)
-            tell(what, time.perf_counter() - began)
-        return out
+        """Call fast(), or eager() where nothing can be compiled.
+
+        The first call of a key compiles: it is reported, kept off the clock, and made again, since its own time cannot be told from that.
+        """
+        if not self.broken and key not in self.programs:
+            began = time.perf_counter()
+            try:
+                with many_programs():
+                    fast()
+                self.programs.add(key)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # of many types; a forward may be run again, it writes the same
+                self.broken = True
+                print(f"cannot be compiled, staying eager: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+            spent = time.perf_counter() - began
+            self.compiling += spent
+            if not self.broken:
+                tell("the scores" if key[0] == "scores" else "forwards of {} x {} positions over {} slots".format(*key), spent)
+        return (eager if self.broken else fast)()
 
 
 def tell(what: str, seconds: float) -> None:
