@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 import dllm
 import kernels
-from dllm import CacheName, Canvas, Step, Strategy, Window, block_causal, cached, pipeline, plan, prepare, serial, steps
+from dllm import CacheName, Canvas, Step, Strategy, Window, block_causal, cached, pipeline, plan, prepare, serial, steps, traits
 from lab.command_line import TINY
 from lab.report import about, table
 from load_weights import DTYPES, check_memory, find_device, load_config
@@ -225,7 +225,7 @@ class Cell:
     share: float  # scores / forward
     float64: float
     compiled: dict[str, float]  # under --compile: forward, its ratio, speed-up and scores
-    counts: dict[str, float]  # under --compile: what the eager and the compiled forward allocate and call
+    counts: dict[str, float | int]  # under --compile: what the eager and the compiled forward allocate and call
 
 
 def measure(model: LLaDA, shape: str, cache: str, batch: int, args: argparse.Namespace) -> tuple[Cell, Callable]:
@@ -259,14 +259,14 @@ def speed(args: argparse.Namespace) -> None:
     batches, caches = whole_numbers("batch", args.batch), chosen("cache", args.caches, CACHES)
     shapes = chosen("shape", args.shapes, SHAPES) if args.shapes else [name for name in SHAPES if name != "8b" or device.type != "cpu"]
     check_lengths(args.gen_length, args.block_length)
-    room = functools.partial(check_room, slots=max(batches) * (args.prompt_length + args.gen_length), device=device, dtype=dtype)
+    length = args.prompt_length + args.gen_length
     for name in shapes:
-        room(name, config_of(name, args.prompt_length + args.gen_length))
+        check_room(name, config_of(name, length), max(batches) * length, caches, device, dtype)
     use(args.threads)
     cells, profiles = [], []
     with tqdm(total=len(shapes) * len(caches) * len(batches), unit="cell", leave=False, disable=None) as bar:
         for name in shapes:
-            model = random_model(config_of(name, args.prompt_length + args.gen_length), device, dtype)
+            model = random_model(config_of(name, length), device, dtype)
             for cache in caches:
                 for batch in batches:
                     cell, forward = measure(model, name, cache, batch, args)
@@ -283,9 +283,7 @@ def speed(args: argparse.Namespace) -> None:
     )
     print(speed_table(cells))
     if args.compile:
-        name = lambda c: [c.shape, c.cache, str(c.batch)]  # noqa: E731
-        rows = [[*name(c), *(short(figure) if "MB" in what else f"{figure:.0f}" for what, figure in c.counts.items())] for c in cells]
-        print("\n" + table(["shape", "cache", "batch", *cells[0].counts], rows))
+        print("\n" + counts_table(cells))
     for title, rows in profiles:
         print(f"\n{title}:\n\n{rows}")
 
@@ -297,6 +295,11 @@ def speed_table(cells: list[Cell]) -> str:
         figures = [short(c.forward), short(c.floor), f"{c.ratio:.2f}", short(c.scores), f"{c.share:.1%}", short(c.float64)]
         rows.append([c.shape, c.cache, str(c.batch), str(c.rows), str(c.slots), *figures, *map(short, c.compiled.values())])
     return table(header, rows)
+
+
+def counts_table(cells: list[Cell]) -> str:
+    figures = lambda c: [short(count) if isinstance(count, float) else str(count) for count in c.counts.values()]  # noqa: E731
+    return table(["shape", "cache", "batch", *cells[0].counts], [[c.shape, c.cache, str(c.batch), *figures(c)] for c in cells])
 
 
 def short(value: float) -> str:
@@ -371,10 +374,11 @@ def check_lengths(gen_length: int, block_length: int) -> None:
         raise ValueError(f"gen_length is {gen_length} and block_length {block_length}, expected two blocks of at least 3 tokens")
 
 
-def check_room(name: str, config: Config, slots: int, device: torch.device, dtype: torch.dtype) -> None:
+def check_room(name: str, config: Config, slots: int, caches: list[str], device: torch.device, dtype: torch.dtype) -> None:
     with torch.device("meta"):
         weights = sum(weight.numel() for weight in LLaDA(config).parameters())
-    needed = (weights + slots * config.n_layers * slot_width(config)) * dtype.itemsize
+    features = config.d_model * any(traits(CACHES[cache].view).features for cache in caches)
+    needed = (weights + slots * config.n_layers * (slot_width(config) + features)) * dtype.itemsize
     check_memory(f"the weights and cache of shape {name} in {str(dtype)[6:]}", needed, device)
 
 
@@ -412,6 +416,11 @@ def fit(x: list[list[float]], seconds: list[float]) -> Law:
     return Law(constants.tolist(), r2.item(), ((law - measured) / measured).tolist())
 
 
+def held(canvas: Canvas) -> int:
+    """Bytes of memory behind the keys and values of a decode."""
+    return sum(slots.untyped_storage().nbytes() for slots in (canvas.cache.k, canvas.cache.v)) if canvas.cache else 0
+
+
 @torch.inference_mode()
 def grow(args: argparse.Namespace) -> None:
     """How a forward's time and its cache grow with the answer and the prompt, for each cache, beside the law they should follow."""
@@ -427,7 +436,7 @@ def grow(args: argparse.Namespace) -> None:
         check_lengths(answer, args.block_length)
     longest = max(prompt + answer for prompt, answer in lengths)
     config = config_of(shape, longest)
-    check_room(shape, config, args.batch_size * longest, device, dtype)
+    check_room(shape, config, args.batch_size * longest, caches, device, dtype)
     use(args.threads)
     model = random_model(config, device, dtype)
     found = []  # (cache, prompt, answer, size, seconds, bytes of the cache)
@@ -436,9 +445,7 @@ def grow(args: argparse.Namespace) -> None:
             works = [at_work(model, cache, args.batch_size, prompt, answer, args.block_length) for cache in caches]
             calls = [functools.partial(dllm.forward, canvas, step.window, step.at) for canvas, step in works]
             for cache, work, seconds in zip(caches, works, alternate(calls, args.rounds, device)):
-                cache_of = work[0].cache
-                held = sum(slots.untyped_storage().nbytes() for slots in (cache_of.k, cache_of.v)) if cache_of else 0
-                found.append((cache, prompt, answer, size_of(*work), min(seconds), held))
+                found.append((cache, prompt, answer, size_of(*work), min(seconds), held(work[0])))
                 bar.update()
     law = fit([terms(size, config.n_layers) for *_, size, _, _ in found], [seconds for *_, seconds, _ in found])
     if args.json:
