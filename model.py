@@ -285,7 +285,7 @@ class LLaDA(nn.Module):
                 h = h[:, wanted]
                 continue
             if at.renew is not None:
-                h = self.renewed(layer, h, positions, query, visible, mask, slots, *at.renew)
+                h = self.renewed(layer, h, positions, at._replace(query=query, visible=visible, mask=mask), slots)
                 continue
             seen, layer_mask = visible, mask
             if isinstance(visible, Tensor) and visible.dim() == 3:
@@ -295,25 +295,25 @@ class LLaDA(nn.Module):
             h = block(h, rope, layer_mask, partial(remember, slots, query, seen, at.own, asked), wanted)
         return self.ff_out(self.ln_f(h if at.renew is None else h[:, rows]))  # [B, R, V]
 
-    def renewed(self, layer: int, h: Tensor, positions: Tensor, query: Slots, visible: Slots, mask, cache: Cache, first: int, count: int):
+    def renewed(self, layer: int, h: Tensor, positions: Tensor, at: Pass, cache: Cache) -> Tensor:
         """One layer, computed where it must be: h [B, Q, C] -> [B, Q, C].
 
         The first layer is computed everywhere: there a value depends on its token alone, and does not show that the others have changed.
         """
-        block, (B, Q, _) = self.blocks[layer], h.shape
+        block, (B, Q, _), (first, count) = self.blocks[layer], h.shape, at.renew
         if layer == 0 or first + count >= Q:
-            at = torch.arange(Q, device=h.device).expand(B, Q)  # int64 [B, R]
+            which = torch.arange(Q, device=h.device).expand(B, Q)  # int64 [B, R]
         else:
             v = block.split(block.v_proj(block.attn_norm(h)), block.kv_heads)
-            at = cache.changed(query, v, first, count)
-            cache.v[:, :, query] = v  # values are always those of this forward, keys only where the layer is computed
-        lines, slots = rows_of(at), self.indices(query)[at]
-        rope = rope_table(positions.expand(B, Q).gather(1, at), self.config.head_width, self.config.rope_theta)
-        mask = mask if mask is None else mask[..., : at.shape[1], :]  # every position sees the same
-        few = block(h[lines, at], rope, mask, partial(remember, cache, slots, visible, None, None), slice(None))
-        cache.added[lines, slots] = few - h[lines, at]
-        h = h + cache.added[:, query]
-        h[lines, at] = few  # to the last bit
+            which = cache.changed(at.query, v, first, count)
+            cache.v[:, :, at.query] = v  # values are always those of this forward, keys only where the layer is computed
+        lines, slots = rows_of(which), self.indices(at.query)[which]
+        rope = rope_table(positions.expand(B, Q).gather(1, which), self.config.head_width, self.config.rope_theta)
+        mask = at.mask if at.mask is None else at.mask[..., : which.shape[1], :]  # every position sees the same
+        few = block(h[lines, which], rope, mask, partial(remember, cache, slots, at.visible, None, None), slice(None))
+        cache.added[lines, slots] = few - h[lines, which]
+        h = h + cache.added[:, at.query]
+        h[lines, which] = few  # to the last bit
         return h
 
     def indices(self, slots: Slots) -> Tensor:
