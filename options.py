@@ -38,8 +38,9 @@ class Option(NamedTuple):
 @functools.cache
 def options(function: Callable) -> dict[str, Option]:
     """The keyword arguments of a builder or of a dataclass, with their meanings from its docstring and those of its bases."""
-    documented = "\n".join(each.__doc__ for each in getattr(function, "__mro__", [function]))
-    meanings = dict(re.findall(r"^ +(\w+): (.+)$", documented, re.MULTILINE))
+    # without the indentation, which compilers from 3.13 on have stripped already
+    documented = "\n".join(inspect.cleandoc(each.__doc__) for each in getattr(function, "__mro__", [function]))
+    meanings = dict(re.findall(r"^(\w+): (.+)$", documented, re.MULTILINE))
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
         annotation = parameter.annotation
