@@ -1,0 +1,205 @@
+"""Guided by a model that reads from left to right: APD (arXiv 2506.00413), FlashDLM (2505.21467).
+
+Letters: n cells of the window, each a block of one token.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels import Scores
+from model import Cache, LLaDA, Pass
+from strategies import Count, Schedule, Share, Strategy, View, Window, choose, has, named, require
+from strategies.ar import causal
+from strategies.fast_dllm import threshold_rule
+
+
+def together(strategy: Strategy) -> None:
+    reads = isinstance(strategy.choose, Reader) and strategy.block_length == 1 and strategy.fixed
+    if not reads or getattr(strategy.schedule, "check", None) is not together:
+        raise ValueError(
+            "a guide needs the frontier schedule and blocks of one token, and that schedule and "
+            "the trailing view need a guide"
+        )
+
+
+def frontier(lookahead: int) -> Schedule:
+    """From left to right, every row at a place of its own: its first mask is open and must be
+    written, and so many masks in all may be."""
+
+    @has(check=together)
+    def schedule(s) -> Iterator[Window]:
+        final = 0
+        while len(s.live):
+            masked = s.masked()[..., 0]  # [b, n]
+            first = masked & (masked.cumsum(-1) == 1)
+            place = first.int().argmax(-1)  # [b]
+            s.opened[s.live] = (place + lookahead).clamp(max=s.blocks)
+            low, high = int(place.min()), int(s.opened[s.live].max())
+            yield (window := s.window(low, high, None, final, first[:, low:high]))
+            final = window.start
+
+    return schedule
+
+
+def trailing(recompute: int | None, lookahead: int) -> View:
+    """Recompute what was written last, so many slots before it and the masks that may be written;
+    what lies behind is not there yet (APD).
+
+    With 0, a token is computed once after it was written, and never again (FlashDLM's FreeCache,
+    token by token); None recomputes everything.
+    """
+
+    @has(settled=0, check=together)
+    def view(s, window: Window) -> Pass:
+        written = s.written[s.live]  # [b, S]
+        first = window.start + window.must.int().argmax(-1)  # [b]
+        # the first of those written last; 0 when nothing is written yet
+        low = (written == written.amax(-1, keepdim=True)).int().argmax(-1)
+        low = torch.zeros_like(low) if recompute is None else (low - recompute).clamp(min=0)  # [b]
+        high = first[:, None] + lookahead  # [b, 1]
+        query = torch.arange(int(low.min()), window.end, device=s.x.device)
+        own = (query >= low[:, None]) & (query < high)  # [b, Q]
+        seen = torch.arange(window.end, device=s.x.device) < high  # [b, K]
+        mask = seen[:, None, None].expand(-1, 1, len(query), -1)
+        return Pass(query, slice(0, window.end), mask, own=own)
+
+    return view
+
+
+class Reader:
+    """A model of the next token that reads what the rule would write, and lets the longest accepted
+    run from a row's first mask on be written.
+
+    A token is accepted if it is among the `top` first choices of share * z + (1 - share) * z of the
+    guide, both with the noise it was drawn by.
+    correct: the first that is not becomes the guide's own choice (FlashDLM); otherwise a row's
+    first token is always accepted (APD)
+    """
+
+    check = staticmethod(together)
+
+    def __init__(self, model: LLaDA | None, share: float, top: int, correct: bool):
+        self.model, self.share, self.top, self.correct = model, share, top, correct
+        self.cache: Cache | None = None
+
+    def fits(self, s) -> None:
+        """The guide's tokens must be the model's, and its sequences as long."""
+        if self.model is None:
+            message = "a model that predicts the next token, with the same vocabulary"
+            raise ValueError(f"a guide is needed: {message}")
+        theirs, ours = self.model.config, s.model.config
+        for name in ("vocab_size", "mask_token_id", "eos_token_id"):
+            their, our = getattr(theirs, name), getattr(ours, name)
+            require(their == our, f"the guide's {name}", their, f"{our} as in the model it guides")
+        longest, most = s.x.shape[1] - int(s.start.min()), theirs.max_sequence_length
+        if longest > most:
+            raise ValueError(
+                f"prompt and gen_length are {longest} tokens: more than the guide's {most}"
+            )
+
+    def memory(self, s) -> int:
+        c, S = self.model.config, s.x.shape[1]
+        cache = 2 * c.n_layers * c.kv_heads * c.head_width * S * self.model.dtype.itemsize
+        return cache + s.settings.gen_length * c.vocab_size * 4 * 4
+
+    def __call__(
+        self,
+        s,
+        window: Window,
+        scores: Scores,
+        candidates: Tensor,
+        logits: Tensor,
+        noise: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and noise [b, n, V]; which cells to write, bool [b, n], and with what."""
+        commit, token = choose(s, window, scores, candidates)
+        span = slice(window.start, window.end)
+        told = self.read(s, window, torch.where(commit, token, s.x[s.live, span]))
+        target = self.share * logits + (1 - self.share) * told
+        s.forbid(target)
+        target = target if noise is None else target + noise
+        ahead = (target > target.gather(-1, token[..., None])).sum(-1)  # [b, n]
+        accepted = commit & (ahead < self.top)
+        if not self.correct:
+            accepted |= window.must
+        rejected = candidates & ~accepted
+        nth = rejected.cumsum(-1)
+        commit = accepted & (nth == 0) | rejected & (nth == 1) & self.correct
+        token = torch.where(rejected, target.argmax(-1), token)
+        if s.eos == "stop":  # nothing is written behind an EOS
+            ends = commit & (token == s.eos_id)
+            commit &= F.pad(ends, (1, 0))[:, :-1].cumsum(-1) == 0
+        s.opened[s.live] = self.reached(s, window, commit)
+        return commit, token
+
+    def reached(self, s, window: Window, commit: Tensor) -> Tensor:
+        """Blocks up to the last token that is written, int64 [b]: no other is open any more."""
+        cells = torch.arange(commit.shape[1], device=commit.device)
+        last = torch.where(commit, cells, -1).amax(-1)  # [b]
+        return window.start - s.prompt_length + last + 1
+
+    def read(self, s, window: Window, drafted: Tensor) -> Tensor:
+        """Logits [b, n, V] of what comes at each cell of the window, given all before it with
+        `drafted`, int64 [b, n], in place."""
+        if self.cache is None:
+            self.cache = self.model.new_cache(len(s.live), s.x.shape[1])
+        else:  # all before the window is final, and computed, but for a token that was corrected
+            self.cache.keep(torch.isin(self.live, s.live).nonzero()[:, 0])
+            window = replace(window, final=window.start - 1)
+        self.live, at = s.live, causal(s, window)
+        at = at._replace(rows=slice(window.start - 1 - at.query.start, None))
+        ids = torch.cat((s.x[s.live, : window.start], drafted), 1)[:, at.query]  # [b, Q]
+        start = s.start[s.live] if s.padded else None
+        s.nfe, s.rows = s.nfe + 1, s.rows + ids.numel()
+        s.ran[s.live] += 1
+        return self.model(ids, at, self.cache, start)
+
+
+def left_to_right(reader: Reader, recompute: int | None, lookahead: int) -> Strategy:
+    """Draft every mask that may be written, and write what the guide makes of it."""
+    view, schedule = trailing(recompute, lookahead), frontier(lookahead)
+    fixed = {"eos": "stop", "block_length": 1, "fixed": True}
+    return Strategy(threshold_rule(0.0), view, schedule, choose=reader, **fixed)
+
+
+@named("apd")
+def apd(
+    guide: LLaDA | None = None,
+    share: Share = 0.7,
+    recompute: int | None = 16,
+    lookahead: Count = 100,
+) -> Strategy:
+    """APD (arXiv 2506.00413): from left to right, as many tokens as a model of the next token
+    confirms in one forward.
+
+    guide: the second model, with the same vocabulary: loaded in Python, a folder or a Hugging Face
+        id on the command line
+    share: R; of the model's own logits in the mixture that confirms its tokens, the rest being the
+        guide's; 1 confirms all
+    recompute: W; positions before those written last that are computed anew; none takes all
+    lookahead: M; masks that a forward sees and may write
+    """
+    return left_to_right(Reader(guide, share, 1, correct=False), recompute, lookahead)
+
+
+@named("guided")
+def guided(
+    guide: LLaDA | None = None,
+    top: Count = 5,
+    recompute: int | None = 0,
+    lookahead: Count = 32,
+) -> Strategy:
+    """Guided diffusion (FlashDLM, arXiv 2505.21467): from left to right, up to the first token of
+    which a model of the next token would not think.
+
+    guide: as in apd
+    top: of how many of the guide's first choices a token must be one; with 1 the guide itself
+        could have written all
+    recompute: as in apd
+    lookahead: as in apd
+    """
+    return left_to_right(Reader(guide, 0.0, top, correct=True), recompute, lookahead)
