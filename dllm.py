@@ -28,7 +28,7 @@ import strategies
 from compiled import Compiled, compile_model, memory_of
 from kernels import Scores
 from load_weights import check_memory
-from model import Cache, Config, LLaDA, Pass, Slots
+from model import Cache, Config, LLaDA, Pass
 from strategies import (
     MASKED,
     Count,
@@ -39,6 +39,7 @@ from strategies import (
     choose,
     options,
     require,
+    scored,
     trait,
 )
 
@@ -443,19 +444,6 @@ class Canvas:
     def lines(self, places: Tensor) -> Tensor:
         """The rows of a forward, and of the cache, that belong to these of the live rows."""
         return torch.cat([places + len(self.live) * i for i in range(self.passes)])
-
-
-def scored(at: Pass, window: Window, shift: int = 0) -> Slots:
-    """Which rows of a query get logits: those that say something about the window's slots.
-
-    shift: how many slots before its own the logits of a token stand
-    """
-    start, end, query = window.start - shift, window.end - shift, at.query
-    if isinstance(query, slice):
-        return slice(start - query.start, end - query.start)
-    if at.own is None:  # no gaps: no wait for the device
-        return torch.searchsorted(query, torch.arange(start, end, device=query.device))
-    return ((query >= start) & (query < end)).nonzero()[:, 0]
 
 
 # --- checks: all of them, before any work ---------------------------------------------------------

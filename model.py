@@ -153,14 +153,26 @@ class Cache:
         return self.each(lambda tensor: tensor[layer])
 
     def write(self, query: Slots, k: Tensor, v: Tensor, own: Tensor | None = None) -> None:
-        """Put k and v [B, G, Q, D] into their slots; with own, bool [B, Q], only those."""
+        """Put k and v [B, G, Q, D] into their slots; with own, bool [B, Q], only those.
+
+        query: int64 [B, Q] are slots of each row's own
+        """
         for slots, new in ((self.k, k), (self.v, v)):  # each [B, G, S, D]
-            if own is not None:
-                new = torch.where(own[:, None, :, None], new, slots[:, :, query])
-            slots[:, :, query] = new
+            if isinstance(query, Tensor) and query.dim() == 2:
+                slots[rows_of(query), :, query] = new.transpose(1, 2)
+            elif own is None:
+                slots[:, :, query] = new
+            else:
+                slots[:, :, query] = torch.where(own[:, None, :, None], new, slots[:, :, query])
 
     def read(self, visible: Slots) -> tuple[Tensor, Tensor]:
-        """Keys and values of these slots, each [B, G, K, D]: views if they are a slice."""
+        """Keys and values of these slots, each [B, G, K, D]: views if they are a slice.
+
+        visible: int64 [B, K] are slots of each row's own
+        """
+        if isinstance(visible, Tensor) and visible.dim() == 2:
+            lines = rows_of(visible)
+            return tuple(slots[lines, :, visible].transpose(1, 2) for slots in (self.k, self.v))
         return self.k[:, :, visible], self.v[:, :, visible]
 
     def keep(self, batch: Tensor) -> None:
@@ -170,6 +182,11 @@ class Cache:
     def pick(self, batch: Tensor) -> "Cache":
         """Another cache with a copy of these rows, int64 [m], any of them several times."""
         return self.each(lambda tensor: tensor[:, batch])
+
+
+def rows_of(slots: Tensor) -> Tensor:
+    """The row numbers [B, 1] that go with slots of each row's own, [B, n], as indices."""
+    return torch.arange(len(slots), device=slots.device)[:, None]
 
 
 class Block(nn.Module):

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from kernels import Scores
-from model import LLaDA, Pass
+from model import LLaDA, Pass, Slots
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,19 @@ def choose(s, window: Window, scores: Scores, candidates: Tensor, *_) -> tuple[T
     stuck = window.must.flatten()[:, None] & ~(commit & candidates).any(-1, keepdim=True)  # [N, 1]
     commit = commit | stuck & candidates & (rank(scores.doubt, candidates) == 0)
     return commit.view(shape), token.reshape(shape)
+
+
+def scored(at: Pass, window: Window, shift: int = 0) -> Slots:
+    """Which rows of a query get logits: those that say something about the window's slots.
+
+    shift: how many slots before its own the logits of a token stand
+    """
+    start, end, query = window.start - shift, window.end - shift, at.query
+    if isinstance(query, slice):
+        return slice(start - query.start, end - query.start)
+    if at.own is None:  # no gaps: no wait for the device
+        return torch.searchsorted(query, torch.arange(start, end, device=query.device))
+    return ((query >= start) & (query < end)).nonzero()[:, 0]
 
 
 # --- the registry ---------------------------------------------------------------------------------

@@ -22,9 +22,6 @@ class Credit:
     def check(self, strategy: Strategy) -> None:
         one_block(strategy, "credit, which is that of a block's forwards,")
 
-    def memory(self, s) -> int:
-        return s.block_length * s.model.config.vocab_size * 4
-
     def __call__(self, s, window: Window, at: Pass) -> Tensor:
         logits = self.inside(s, window, at) if self.inside else s.forward(window, at)
         s.forbid(logits)

@@ -53,14 +53,9 @@ class Drafts:
             raise ValueError("drafts need a cache whose slots in the block are computed every time")
 
     def fits(self, s) -> None:
-        layers = s.model.config.n_layers
-        if isinstance(self.skip, tuple) and (beyond := [n for n in self.skip if n >= layers]):
-            raise ValueError(
-                f"skip names layer {beyond[0]}, but the model's {layers} layers are numbered from 0"
-            )
-
-    def memory(self, s) -> int:
-        return len(self.graph) * s.block_length * s.model.config.vocab_size * 4
+        last = s.model.config.n_layers - 1
+        for layer in self.skip if isinstance(self.skip, tuple) else ():
+            require(layer <= last, "skip", layer, f"a layer of the model's, 0 to {last}")
 
     def __call__(self, s, window: Window, at: Pass) -> Tensor:
         live, now = s.live, s.x[s.live, window.start : window.end]  # [b, L]

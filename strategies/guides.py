@@ -10,9 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import Scores
 from model import Cache, LLaDA, Pass
-from strategies import Count, Schedule, Share, Strategy, View, Window, choose, has, named, require
+from strategies import (
+    Count,
+    Schedule,
+    Share,
+    Strategy,
+    View,
+    Window,
+    choose,
+    has,
+    named,
+    require,
+    scored,
+)
 from strategies.ar import causal
 from strategies.fast_dllm import threshold_rule
 
@@ -20,10 +31,7 @@ from strategies.fast_dllm import threshold_rule
 def together(strategy: Strategy) -> None:
     reads = isinstance(strategy.choose, Reader) and strategy.block_length == 1 and strategy.fixed
     if not reads or getattr(strategy.schedule, "check", None) is not together:
-        raise ValueError(
-            "a guide needs the frontier schedule and blocks of one token, and that schedule and "
-            "the trailing view need a guide"
-        )
+        raise ValueError("a guide needs the frontier, and that, like the trailing view, a guide")
 
 
 def frontier(lookahead: int) -> Schedule:
@@ -89,41 +97,28 @@ class Reader:
     def fits(self, s) -> None:
         """The guide's tokens must be the model's, and its sequences as long."""
         if self.model is None:
-            message = "a model that predicts the next token, with the same vocabulary"
-            raise ValueError(f"a guide is needed: {message}")
+            raise ValueError("a guide is needed: a model of the next token, of the same vocabulary")
         theirs, ours = self.model.config, s.model.config
         for name in ("vocab_size", "mask_token_id", "eos_token_id"):
             their, our = getattr(theirs, name), getattr(ours, name)
             require(their == our, f"the guide's {name}", their, f"{our} as in the model it guides")
         longest, most = s.x.shape[1] - int(s.start.min()), theirs.max_sequence_length
-        if longest > most:
-            raise ValueError(
-                f"prompt and gen_length are {longest} tokens: more than the guide's {most}"
-            )
+        require(longest <= most, "prompt and answer", longest, f"at most the guide's {most} tokens")
 
     def memory(self, s) -> int:
         c, S = self.model.config, s.x.shape[1]
         cache = 2 * c.n_layers * c.kv_heads * c.head_width * S * self.model.dtype.itemsize
         return cache + s.settings.gen_length * c.vocab_size * 4 * 4
 
-    def __call__(
-        self,
-        s,
-        window: Window,
-        scores: Scores,
-        candidates: Tensor,
-        logits: Tensor,
-        noise: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Logits and noise [b, n, V]; which cells to write, bool [b, n], and with what."""
+    def __call__(self, s, window: Window, scores, candidates, logits, noise):
+        """Logits and noise [b, n, V] -> which cells to write, bool [b, n], and with what."""
         commit, token = choose(s, window, scores, candidates)
-        span = slice(window.start, window.end)
-        told = self.read(s, window, torch.where(commit, token, s.x[s.live, span]))
-        target = self.share * logits + (1 - self.share) * told
+        drafted = torch.where(commit, token, s.x[s.live, window.start : window.end])
+        target = self.share * logits + (1 - self.share) * self.read(s, window, drafted)
         s.forbid(target)
         target = target if noise is None else target + noise
-        ahead = (target > target.gather(-1, token[..., None])).sum(-1)  # [b, n]
-        accepted = commit & (ahead < self.top)
+        better = (target > target.gather(-1, token[..., None])).sum(-1)  # [b, n]
+        accepted = commit & (better < self.top)
         if not self.correct:
             accepted |= window.must
         rejected = candidates & ~accepted
@@ -133,14 +128,9 @@ class Reader:
         if s.eos == "stop":  # nothing is written behind an EOS
             ends = commit & (token == s.eos_id)
             commit &= F.pad(ends, (1, 0))[:, :-1].cumsum(-1) == 0
-        s.opened[s.live] = self.reached(s, window, commit)
+        cells = torch.arange(window.start, window.end, device=commit.device) - s.prompt_length
+        s.opened[s.live] = torch.where(commit, cells + 1, 0).amax(-1)  # what lies behind is closed
         return commit, token
-
-    def reached(self, s, window: Window, commit: Tensor) -> Tensor:
-        """Blocks up to the last token that is written, int64 [b]: no other is open any more."""
-        cells = torch.arange(commit.shape[1], device=commit.device)
-        last = torch.where(commit, cells, -1).amax(-1)  # [b]
-        return window.start - s.prompt_length + last + 1
 
     def read(self, s, window: Window, drafted: Tensor) -> Tensor:
         """Logits [b, n, V] of what comes at each cell of the window, given all before it with
@@ -151,7 +141,7 @@ class Reader:
             self.cache.keep(torch.isin(self.live, s.live).nonzero()[:, 0])
             window = replace(window, final=window.start - 1)
         self.live, at = s.live, causal(s, window)
-        at = at._replace(rows=slice(window.start - 1 - at.query.start, None))
+        at = at._replace(rows=scored(at, window, shift=1))
         ids = torch.cat((s.x[s.live, : window.start], drafted), 1)[:, at.query]  # [b, Q]
         start = s.start[s.live] if s.padded else None
         s.nfe, s.rows = s.nfe + 1, s.rows + ids.numel()
@@ -162,8 +152,8 @@ class Reader:
 def left_to_right(reader: Reader, recompute: int | None, lookahead: int) -> Strategy:
     """Draft every mask that may be written, and write what the guide makes of it."""
     view, schedule = trailing(recompute, lookahead), frontier(lookahead)
-    fixed = {"eos": "stop", "block_length": 1, "fixed": True}
-    return Strategy(threshold_rule(0.0), view, schedule, choose=reader, **fixed)
+    own = {"choose": reader, "eos": "stop", "block_length": 1, "fixed": True}
+    return Strategy(threshold_rule(0.0), view, schedule, **own)
 
 
 @named("apd")
@@ -188,17 +178,13 @@ def apd(
 
 @named("guided")
 def guided(
-    guide: LLaDA | None = None,
-    top: Count = 5,
-    recompute: int | None = 0,
-    lookahead: Count = 32,
+    guide: LLaDA | None = None, top: Count = 5, recompute: int | None = 0, lookahead: Count = 32
 ) -> Strategy:
     """Guided diffusion (FlashDLM, arXiv 2505.21467): from left to right, up to the first token of
     which a model of the next token would not think.
 
     guide: as in apd
-    top: of how many of the guide's first choices a token must be one; with 1 the guide itself
-        could have written all
+    top: of how many of the guide's first choices a token must be one; 1 for the guide's own text
     recompute: as in apd
     lookahead: as in apd
     """

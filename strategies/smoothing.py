@@ -24,9 +24,6 @@ class Smoothing:
         if not hasattr(s.model, "wte"):
             raise ValueError("softened masks are mixtures of embeddings, and this model has none")
 
-    def memory(self, s) -> int:
-        return s.x.shape[1] * s.model.config.d_model * s.model.dtype.itemsize
-
     def __call__(self, s, window: Window, at: Pass) -> Tensor:
         table, live = s.model.wte.weight, window.live  # [V, C]
         if self.soft is None:

@@ -1,7 +1,6 @@
 """Sparse-dLLM (arXiv 2508.02558): each layer keeps the slots that the block asks for most.
 
-The cache gets two tensors more: `demand`, float32 [layers, B, S], how much was asked of each slot,
-and `kept`, int64 [layers, B, K], what is left of them.
+The cache gets two tensors more: demand, float32 [layers, B, S], and what is kept by it, [.., K].
 """
 
 from functools import partial
@@ -17,8 +16,7 @@ from strategies.llada import serial
 
 
 def measuring(block: slice, layer: Layer, h: Tensor) -> Tensor:
-    """Note how much the block's queries ask of every slot: the product of their mean with its key,
-    mean over the heads."""
+    """Note the product of the mean query of the block with each slot's key, mean over the heads."""
 
     def measure(cache, query, visible, own, q, k, v):
         k, v = remember(cache, query, visible, own, q, k, v)
@@ -32,33 +30,9 @@ def measuring(block: slice, layer: Layer, h: Tensor) -> Tensor:
 
 def seeing_kept(layer: Layer, h: Tensor) -> Tensor:
     kept, mask = layer.cache.kept, layer.at.mask  # [B, K], [B, 1, Q, S] or None
-
-    def read_kept(cache, query, visible, own, q, k, v):
-        cache.write(query, k, v, own)
-        lines = torch.arange(len(kept), device=kept.device)[:, None]
-        return tuple(slots[lines, :, kept].transpose(1, 2) for slots in (cache.k, cache.v))
-
     if mask is not None:
         mask = mask.gather(-1, kept[:, None, None].expand(-1, 1, mask.shape[2], -1))
-    return layer._replace(at=layer.at._replace(mask=mask)).run(h, read_kept)
-
-
-def most_asked(s, window: Window, keep_ratio: float, kernel_size: int) -> Tensor:
-    """The block's slots and, of those outside it, in each layer and row the share that was asked
-    for most, int64 [layers, B, K], ascending. Slots before and behind the block are neighbours."""
-    S, device = s.x.shape[1], s.x.device
-    slots = torch.arange(S, device=device)
-    outside = torch.cat((slots[: window.start], slots[window.end :]))  # [K]
-    padding = outside < s.start[s.live].repeat(s.passes)[:, None]  # [b, K]
-    demand = s.cache.demand[:, :, outside].masked_fill(padding, -torch.inf)  # [layers, b, K]
-    demand = F.max_pool1d(demand, kernel_size, 1, kernel_size // 2)[..., : len(outside)]
-    order = demand.masked_fill(padding, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    count = ((~padding).sum(-1, keepdim=True).double() * keep_ratio).long()  # [b, 1]
-    kept = outside[order[..., : count.max()]]  # [layers, b, n]
-    # shorter rows are filled up with padding, which nobody sees
-    kept = kept.masked_fill(torch.arange(kept.shape[-1], device=device) >= count, 0)
-    block = slots[window.start : window.end].expand(*kept.shape[:2], -1)
-    return torch.cat((kept, block), -1).sort().values
+    return layer._replace(at=layer.at._replace(visible=kept, mask=mask)).run(h)
 
 
 @named("sparse")
@@ -73,18 +47,34 @@ def sparse(
     threshold: commit every token at least this confident; none commits the quota of `steps`
     """
 
+    def most_asked(s, window: Window) -> Tensor:
+        """The block's slots and those kept of the others, among which both sides of the block are
+        neighbours: int64 [layers, B, K], ascending."""
+        slots = torch.arange(s.x.shape[1], device=s.x.device)
+        outside = torch.cat((slots[: window.start], slots[window.end :]))
+        padding = outside < s.start[s.live].repeat(s.passes)[:, None]  # [B, ..]
+        demand = s.cache.demand[:, :, outside].masked_fill(padding, -torch.inf)  # [layers, B, ..]
+        demand = F.max_pool1d(demand, kernel_size, 1, kernel_size // 2)[..., : len(outside)]
+        demand = demand.masked_fill(padding, -torch.inf)
+        count = ((~padding).sum(-1, keepdim=True).double() * keep_ratio).long()  # [B, 1]
+        kept = outside[demand.argsort(descending=True, stable=True)[..., : count.max()]]
+        kept = kept.masked_fill(
+            slots[: kept.shape[-1]] >= count, 0
+        )  # which shorter rows do not see
+        block = slots[window.start : window.end].expand(*kept.shape[:2], -1)
+        return torch.cat((kept, block), -1).sort().values
+
     @has(settled=2)
     def evicting(s, window: Window) -> Pass:
-        everything = slice(0, s.x.shape[1])
+        every, block = slice(0, s.x.shape[1]), slice(window.start, window.end)
         if window.age == 0:  # the first forward does not show yet what matters
-            return Pass(everything, everything)
-        block = slice(window.start, window.end)
+            return Pass(every, every)
         if window.age == 1:
-            layers, rows = s.model.config.n_layers, len(s.live) * s.passes
-            s.cache.demand = torch.zeros(layers, rows, everything.stop, device=s.x.device)
-            return Pass(everything, everything, layer=partial(measuring, block))
+            shape = s.model.config.n_layers, len(s.live) * s.passes, every.stop
+            s.cache.demand = torch.zeros(shape, device=s.x.device)
+            return Pass(every, every, layer=partial(measuring, block))
         if window.age == 2:
-            s.cache.kept = most_asked(s, window, keep_ratio, kernel_size)
-        return Pass(block, everything, layer=seeing_kept)
+            s.cache.kept = most_asked(s, window)
+        return Pass(block, every, layer=seeing_kept)
 
     return Strategy(threshold_rule(threshold), evicting, serial)
