@@ -25,6 +25,7 @@ from strategies import (
     scored,
 )
 from strategies.ar import causal
+from strategies.d2f import in_flight
 from strategies.fast_dllm import threshold_rule
 
 
@@ -32,6 +33,7 @@ def together(strategy: Strategy) -> None:
     reads = isinstance(strategy.choose, Reader) and strategy.block_length == 1 and strategy.fixed
     if not reads or getattr(strategy.schedule, "check", None) is not together:
         raise ValueError("a guide needs the frontier, and that, like the trailing view, a guide")
+    in_flight(strategy)
 
 
 def frontier(lookahead: int) -> Schedule:
@@ -53,9 +55,9 @@ def frontier(lookahead: int) -> Schedule:
     return schedule
 
 
-def trailing(recompute: int | None, lookahead: int) -> View:
-    """Recompute what was written last, so many slots before it and the masks that may be written;
-    what lies behind is not there yet (APD).
+def trailing(recompute: int | None) -> View:
+    """Recompute what was written last, so many slots before it and the masks that are open; what
+    lies behind is not there yet (APD).
 
     With 0, a token is computed once after it was written, and never again (FlashDLM's FreeCache,
     token by token); None recomputes everything.
@@ -64,11 +66,10 @@ def trailing(recompute: int | None, lookahead: int) -> View:
     @has(settled=0, check=together)
     def view(s, window: Window) -> Pass:
         written = s.written[s.live]  # [b, S]
-        first = window.start + window.must.int().argmax(-1)  # [b]
         # the first of those written last; 0 when nothing is written yet
         low = (written == written.amax(-1, keepdim=True)).int().argmax(-1)
         low = torch.zeros_like(low) if recompute is None else (low - recompute).clamp(min=0)  # [b]
-        high = first[:, None] + lookahead  # [b, 1]
+        high = s.prompt_length + s.opened[s.live, None]  # [b, 1]
         query = torch.arange(int(low.min()), window.end, device=s.x.device)
         own = (query >= low[:, None]) & (query < high)  # [b, Q]
         seen = torch.arange(window.end, device=s.x.device) < high  # [b, K]
@@ -151,7 +152,7 @@ class Reader:
 
 def left_to_right(reader: Reader, recompute: int | None, lookahead: int) -> Strategy:
     """Draft every mask that may be written, and write what the guide makes of it."""
-    view, schedule = trailing(recompute, lookahead), frontier(lookahead)
+    view, schedule = trailing(recompute), frontier(lookahead)
     own = {"choose": reader, "eos": "stop", "block_length": 1, "fixed": True}
     return Strategy(threshold_rule(0.0), view, schedule, **own)
 
