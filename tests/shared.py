@@ -143,7 +143,7 @@ def rules(*names: str) -> dict:
 
 def views(*systems: str) -> dict:
     """Fast-dLLM's caches, and the views of these systems, of those that are there."""
-    made = {"dkv": {"refresh": 3}, "sparse": {"keep_ratio": 0.4}, "dllm-cache": {}}
+    made = {"dkv": {"refresh": 3}, "sparse": {"keep_ratio": 0.4}, "dllm-cache": {}, "streaming": {"window_size": 3}}
     own = {name: build(name, **made[name]).view for name in systems if name in STRATEGIES}
     return {cache: cached(cache) for cache in CACHES} | own
 

@@ -7,13 +7,12 @@ import torch
 from conftest import EOS, MASK, VOCABULARY, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import LENGTHS, answers, run, same, seeds
+from shared import LENGTHS, answers, rules, run, same, seeds
 
 from dllm import decode, generate
 from lab.oracle import Memory
 from model import LLaDA, Pass
-from strategies import Strategy
-from strategies.drafts import Drafts, chain
+from strategies import STRATEGIES, Strategy, build
 from strategies.fast_dllm import cached, threshold_rule
 from strategies.guides import Reader, frontier, left_to_right, trailing
 from strategies.llada import full, serial
@@ -246,5 +245,9 @@ def test_what_cannot_be_combined_is_refused():
             Strategy(rule, view, schedule, **own | ({"choose": choose} if choose else {}))
     with pytest.raises(ValueError, match="pipelined blocks need a view that never asks"):
         Strategy(rule, cached("dual"), frontier(4), choose=guide, **whole)
-    with pytest.raises(ValueError, match="needs one block at a time"):
-        Strategy(rule, full, frontier(4), choose=guide, forward=Drafts(chain(2)), **whole)
+    for forward in [build(name).forward for name in ("credit", "freedave") if name in STRATEGIES]:
+        with pytest.raises(ValueError, match="needs one block at a time"):
+            Strategy(rule, full, frontier(4), choose=guide, forward=forward, **whole)
+    for revising in rules("saber", "editing").values():
+        with pytest.raises(ValueError, match="needs one block at a time"):
+            Strategy(revising, full, frontier(4), choose=guide, **whole)

@@ -14,7 +14,6 @@ from strategies.d2f import block_causal, pipeline
 from strategies.fast_dllm import cached, threshold_rule
 from strategies.llada import quota, serial
 from strategies.smoothing import Smoothing
-from strategies.streaming import pruned
 
 
 @given(seeds, st.sampled_from(CACHES), st.sampled_from([None, 0.5]))
@@ -50,7 +49,7 @@ def test_it_adds_the_expected_embedding_of_the_step_before(seed):
 )  # fmt: skip
 def test_it_works_with_any_rule_cache_and_schedule(seed, name, cfg_scale, data):
     """Would catch rows of a batch whose masks are softened by one another, or by the forwards in which they waited."""
-    seen = views("dkv") | {"pruned": pruned(cached("prefix"), 3)}
+    seen = views("dkv", "streaming")
     if name in ("saber", "editing"):
         seen.pop("dkv", None)
     view, schedule = seen[data.draw(st.sampled_from(list(seen)))], serial
