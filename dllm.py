@@ -29,32 +29,20 @@ from compiled import Compiled, compile_model, memory_of
 from kernels import Scores
 from load_weights import check_memory
 from model import Cache, Config, LLaDA, Pass
-from strategies import (
-    MASKED,
-    Count,
-    Strategy,
-    Window,
-    build,
-    check_settings,
-    choose,
-    options,
-    require,
-    scored,
-    trait,
-)
+from strategies import Count, Strategy, Window, choose, options, require, scored, trait
 
 DEFAULT = "fast-dllm"  # the strategy where none is named
 
 # --- the loop -------------------------------------------------------------------------------------
 
 
-def generate(model: LLaDA, prompt, strategy="fast-dllm", template=None, **settings) -> "Result":
+def generate(model: LLaDA, prompt, strategy=DEFAULT, template=None, **settings) -> "Result":
     """Decode to the end and return the canvas with its counters. Arguments as for `decode`."""
     canvas = prepare(model, prompt, strategy, settings, template)
     return finish(canvas, stream(canvas))
 
 
-def decode(model: LLaDA, prompt, strategy="fast-dllm", template=None, **settings):
+def decode(model: LLaDA, prompt, strategy=DEFAULT, template=None, **settings):
     """Check everything, then return an iterator that yields a Step for each forward.
 
     prompt    int64 [B, P], or a list of token ids, or a list of such lists of any lengths, which
@@ -96,7 +84,7 @@ def loop(s: "Canvas") -> "Iterator[Step]":
         candidates = s.candidates(window)  # [b, n * L]
         select = strategy.choose or choose
         commit, token = select(s, window, ordered, candidates, logits, noise)
-        token = token.masked_fill(token == MASKED, s.mask_id)
+        token = token.masked_fill(token == strategies.MASKED, s.mask_id)
         commit = commit & (token != s.x[live, span]) & ~s.given[live, span]
         s.write(window, commit, token)
         ran = s.ran[live] - ran
@@ -130,12 +118,10 @@ class Settings:
     """What every strategy understands.
 
     gen_length: tokens to write after the prompt; a multiple of block_length
-    block_length: tokens a block; a strategy works through the answer block by block (default the
-        strategy's: 32, or 1 for ar)
-    steps: forwards in all; llada spreads the tokens evenly over them (default one token each), for
-        the others a cap (default none)
-    temperature: 0 takes the likeliest token, above 0 samples (default the strategy's: 0, or 0.7
-        for prism)
+    block_length: tokens a block; the answer is decoded block by block (default the strategy's)
+    steps: forwards in all: a quota shares the tokens out among them (default one each), for any
+        other rule they are a cap (default none)
+    temperature: 0 takes the likeliest token, above 0 samples (default the strategy's)
     cfg_scale: weight of classifier-free guidance; above 0 every forward runs twice as many rows,
         half of them with the prompt masked
     eos: fill decodes every block, stop opens no block after an EOS, suppress never writes EOS,
@@ -180,9 +166,7 @@ class Result:
     """A finished decode. Padding of shorter prompts stands on the left of `tokens`."""
 
     tokens: Tensor  # int64 [B, S]
-    written: (
-        Tensor  # int64 [B, S]: the forward that wrote each token; 0 for what was given or filled in
-    )
+    written: Tensor  # int64 [B, S]: the forward that wrote each token; 0 for what none has written
     lengths: list[int]  # tokens of each answer before its first EOS, the prompt not counted
     nfe: int  # forwards that were run; of a search, as many as it has trajectories at the time
     forwards: list[int]  # that could commit something in each row; alone, a row's nfe
@@ -208,28 +192,7 @@ class Result:
             "tokens_per_forward": round(tokens / self.nfe, 2),
             "seconds": round(self.seconds, 3),
             "tokens_per_second": round(tokens / self.seconds, 1),
-            "ar_ness": [round(share, 2) for share in self.ar_ness()],
         }
-
-    def ar_ness(self, n: int = 1) -> tuple[float, float]:
-        """How far answers were written from left to right, 1 for entirely: (local, global).
-
-        Means over the rows (DiffuCoder, arXiv 2506.20639). Tokens that were written in one forward
-        count from left to right.
-        local: share of the tokens, after the first n, right behind the n written before them
-        global: share of the tokens that were among the n leftmost masks when they were written
-        """
-        shares = []
-        for row, length in enumerate(self.lengths):
-            written = self.written[row, self.prompt_length :][:length]
-            order = written.argsort(stable=True)[int((written == 0).sum()) :]  # none of those given
-            behind = torch.ones(1)
-            if len(order) > n:
-                behind = (order.unfold(0, n + 1, 1).diff() == 1).all(-1)
-            before = (order < order[:, None]).triu(1).sum(-1)  # masks to the left of each
-            overall = (before < n).float().mean().item() if len(order) else 1.0
-            shares.append((behind.float().mean().item(), overall))
-        return tuple(sum(column) / len(shares) for column in zip(*shares))
 
 
 # --- the canvas -----------------------------------------------------------------------------------
@@ -260,28 +223,25 @@ class Canvas:
             self.model, self.score, self.clock = compile_model(model)
         self.nfe = self.rows = 0  # so far: forwards, those of a guide included, and token-forwards
         self.cache: Cache | None = None  # with as many rows as a forward
-        self.lay_out(
-            *(
-                [row for row in each for _ in range(strategy.trajectories)]
-                for each in (prompts, templates)
-            )
-        )
+        self.lay_out(prompts, templates or [[self.mask_id] * settings.gen_length] * len(prompts))
         for part in strategy.parts():
             trait(part, "fits")(self)
         self.check_memory()
 
-    def lay_out(self, prompts: list[list[int]], templates: list[list[int]]) -> None:
-        B, P, device = len(prompts), max(map(len, prompts)), self.model.device
-        gen_length, starts = self.settings.gen_length, [P - len(row) for row in prompts]
-        answers = templates or [[self.mask_id] * gen_length] * B
-        answers = [row + [self.eos_id] * (gen_length - len(row)) for row in answers]
-        rows = zip(starts, prompts, answers)
-        rows = [[self.eos_id] * start + prompt + answer for start, prompt, answer in rows]
+    def lay_out(self, prompts: list[list[int]], answers: Sequence[list[int]]) -> None:
+        """Set down each prompt with what its answer starts from, once for each trajectory."""
+        P, G, device = max(map(len, prompts)), self.settings.gen_length, self.model.device
+        rows, starts = [], []
+        for prompt, answer in zip(prompts, answers):
+            start, rest = P - len(prompt), [self.eos_id] * (G - len(answer))
+            row = [self.eos_id] * start + prompt + answer + rest
+            rows += [row] * self.strategy.trajectories
+            starts += [start] * self.strategy.trajectories
         self.prompt_length, self.padded = P, any(starts)
         self.x = torch.tensor(rows, device=device)  # [B, S]
         self.given = self.x != self.mask_id  # bool [B, S]: what nothing may change
         self.start = torch.tensor(starts, device=device)  # [B]: each row's first real slot
-        self.live = torch.arange(B, device=device)  # [b]
+        self.live = torch.arange(len(rows), device=device)  # [b]
         # which blocks of each unfinished row have masks, as of `retire`
         self.unfilled: list[list[bool]] = self.masked().any(-1).tolist()
         self.written = torch.zeros_like(self.x)  # [B, S]: the forward that wrote each, 0 for none
@@ -408,10 +368,8 @@ class Canvas:
         steps = self.settings.steps
         if steps and self.nfe >= steps and not trait(self.strategy.rule, "quota"):
             masks = int(self.masked().sum())
-            raise StepLimit(
-                f"steps={self.nfe} forwards are spent, {masks} masks are left: "
-                "raise steps or lower the threshold"
-            )
+            spent = f"steps={self.nfe} forwards are spent, {masks} masks are left"
+            raise StepLimit(f"{spent}: raise steps or lower the threshold")
 
     def retire(self) -> None:
         """Drop the rows that have no mask left, from the batch and from the cache: a finished row
@@ -455,30 +413,24 @@ def prepare(model: LLaDA, prompt, strategy, settings: dict, template=None) -> Ca
     strategy, chosen = plan(strategy, settings, max(map(len, templates), default=None))
     prompts = check_prompt(prompt, model.config, chosen.gen_length)
     if templates and len(templates) != len(prompts):
-        raise ValueError(
-            f"there are {len(prompts)} prompts and {len(templates)} templates: "
-            "give one template for each prompt"
-        )
+        counts = f"there are {len(prompts)} prompts and {len(templates)} templates"
+        raise ValueError(f"{counts}: give one template for each prompt")
     return Canvas(model, prompts, strategy, chosen, templates)
 
 
-def plan(
-    strategy: str | Strategy, settings: dict, template_length: int | None = None
-) -> tuple[Strategy, Settings]:
+def plan(strategy, settings: dict, template_length=None) -> tuple[Strategy, Settings]:
     """Sort the settings into those of the strategy and those of all, and check both.
 
-    A template's length decides gen_length.
+    strategy: its name, or a Strategy. A template's length decides gen_length.
     """
-    common = {name: value for name, value in settings.items() if name in options(Settings)}
-    own = {name: value for name, value in settings.items() if name not in common}
+    common = {name: settings[name] for name in settings if name in options(Settings)}
+    own = {name: settings[name] for name in settings if name not in common}
     if isinstance(strategy, str):
-        strategy = build(strategy, **own)
+        strategy = strategies.build(strategy, **own)
     elif own:
-        takes = ", ".join(options(Settings))
-        raise ValueError(
-            f"unknown setting {next(iter(own))}: a Strategy built by hand takes only {takes}"
-        )
-    check_settings(Settings, common)
+        takes = f"a Strategy built by hand takes only {', '.join(options(Settings))}"
+        raise ValueError(f"unknown setting {next(iter(own))}: {takes}")
+    strategies.check_settings(Settings, common)
     chosen = Settings(**common)
     G, L, steps = chosen.gen_length, chosen.block_length, chosen.steps
     if template_length is not None:
@@ -505,18 +457,14 @@ def nearest_multiple(value: int, of: int) -> str:
 
 def check_prompt(prompt, config: Config, gen_length: int) -> list[list[int]]:
     """One prompt or several, as a tensor or as lists, to a list of lists of ids that fit."""
-    rows = check_ids(prompt, "prompt", config)
+    rows, mask = check_ids(prompt, "prompt", config), config.mask_token_id
+    most = config.max_sequence_length
     for which, row in rows.items():
-        if config.mask_token_id in row:
-            raise ValueError(
-                f"{which} holds the mask token, id {config.mask_token_id}, "
-                "which marks what is to be written"
-            )
-        if len(row) + gen_length > config.max_sequence_length:
-            raise ValueError(
-                f"{which} has {len(row)} tokens, gen_length is {gen_length}: "
-                f"together more than the model's {config.max_sequence_length}"
-            )
+        if mask in row:
+            raise ValueError(f"{which} holds the mask token, id {mask}, which marks what to write")
+        if len(row) + gen_length > most:
+            lengths = f"{which} has {len(row)} tokens, gen_length is {gen_length}"
+            raise ValueError(f"{lengths}: together more than the model's {most}")
     return list(rows.values())
 
 
@@ -524,11 +472,8 @@ def check_template(template, config: Config) -> list[list[int]]:
     """The same of templates, each of which must have a hole; none if there is none."""
     rows = check_ids(template, "template", config) if template is not None else {}
     for which, row in rows.items():
-        if config.mask_token_id not in row:
-            raise ValueError(
-                f"{which} has no hole: the mask token, id {config.mask_token_id}, "
-                "marks what is to be written"
-            )
+        if (mask := config.mask_token_id) not in row:
+            raise ValueError(f"{which} has no hole: the mask token, id {mask}, marks what to write")
     return list(rows.values())
 
 
@@ -537,15 +482,16 @@ def check_ids(ids, name: str, config: Config) -> dict[str, list[int]]:
     rows = ids.tolist() if isinstance(ids, Tensor) else list(ids)
     if not rows or not isinstance(rows[0], Sequence):
         rows = [rows]
-    numbered = [f"{name} {i}" for i in range(len(rows))] if len(rows) > 1 else [f"the {name}"]
-    for which, row in zip(numbered, rows):
+    numbered = {f"{name} {number}": list(row) for number, row in enumerate(rows)}
+    numbered = numbered if len(rows) > 1 else {f"the {name}": list(rows[0])}
+    last = config.vocab_size - 1
+    for which, row in numbered.items():
         if not row:
             raise ValueError(f"{which} is empty: give at least one token")
         for token in row:
-            if not (isinstance(token, int) and 0 <= token < config.vocab_size):
-                end = config.vocab_size - 1
-                raise ValueError(f"{which} holds the id {token}, but the vocabulary ends at {end}")
-    return {which: list(row) for which, row in zip(numbered, rows)}
+            if not (isinstance(token, int) and 0 <= token <= last):
+                raise ValueError(f"{which} holds the id {token}, but the vocabulary ends at {last}")
+    return numbered
 
 
 strategies.discover()
