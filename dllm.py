@@ -257,10 +257,9 @@ class Canvas:
         rows, slots = B * self.passes, S
         if isinstance(self.model, Compiled):
             rows, slots = memory_of(rows, slots)
-        width = 2 * config.n_layers * config.kv_heads * config.head_width
         logits = self.block_length * config.vocab_size * 4 * 4
         parts = B * self.passes * sum(trait(part, "memory")(self) for part in self.strategy.parts())
-        needed = rows * (slots * width * self.model.dtype.itemsize + logits) + parts
+        needed = rows * (slots * config.slot_width * self.model.dtype.itemsize + logits) + parts
         what = f"the cache and logits of {B} rows of {S} tokens"
         check_memory(what, needed, self.model.device)
 

@@ -51,6 +51,11 @@ class Config:
     def head_width(self) -> int:
         return self.d_model // self.n_heads
 
+    @property
+    def slot_width(self) -> int:
+        """Numbers in a slot of the cache, keys and values of all layers."""
+        return 2 * self.n_layers * self.kv_heads * self.head_width
+
 
 class Linear(nn.Linear):
     """A matrix without a bias and without initial values, which a file brings, or a trainer."""

@@ -203,15 +203,16 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {}
 KNOWN = (
     "llada", "fast_dllm", "localleap", "streaming", "d2f", "ar", "hierarchy", "saber", "editing",
     "conv", "learn2pd", "credit", "smoothing", "dkv", "sparse", "dllm_cache", "d3llm", "dllm_var",
-    "drafts", "guides", "prism",
+    "freedave", "spiffy", "swift", "apd", "guided", "prism",
 )  # fmt: skip
 
 
 def named(name: str, either: tuple[str, ...] = ()) -> Callable:
     """Enter a builder into STRATEGIES. Its keyword arguments are the settings.
 
-    A line `name: meaning` of its docstring, with indented lines that go on, explains each; its
-    annotation says the type and the range. either: settings of which a caller may give one.
+    An annotation says the type and, in a note, the range or the meaning; so does a line
+    `name: meaning` of the docstring, which indented lines go on.
+    either: settings of which a caller may give one
     """
     return lambda builder: STRATEGIES.setdefault(name, has(either=either)(builder))
 
@@ -295,25 +296,29 @@ class Option(NamedTuple):
 
 @functools.cache
 def options(function: Callable) -> dict[str, Option]:
-    """The keyword arguments of a builder or a dataclass, their meanings from the docstring.
+    """The keyword arguments of a builder or a dataclass, which has the meanings of its bases, too.
 
-    A dataclass has the meanings of its bases, too. A number without a range is at least 0.
+    A number without a range is at least 0.
     """
     documented = [inspect.cleandoc(f.__doc__) for f in getattr(function, "__mro__", [function])]
     meanings = re.findall(r"^(\w+): (.+(?:\n +.+)*)$", "\n".join(documented), re.MULTILINE)
     meanings = {name: " ".join(meaning.split()) for name, meaning in meanings}
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
-        kinds = parameter.annotation
-        kinds = get_args(kinds) if get_origin(kinds) in (Union, UnionType) else (kinds,)
-        kind, limits = kinds[0], (0, inf)
-        if get_origin(kind) is Annotated:
-            kind, limits = get_args(kind)
-        choices = get_args(kind)
-        kind, optional = str if choices else kind, NoneType in kinds
-        default, meaning = parameter.default, meanings[name]
-        found[name] = Option(name, kind, choices, limits, optional, default, meaning)
+        outer, *notes = noted(parameter.annotation)
+        kinds = get_args(outer) if get_origin(outer) in (Union, UnionType) else (outer,)
+        kind, *more = noted(kinds[0])
+        limits = next((note for note in notes + more if isinstance(note, tuple)), (0, inf))
+        meaning = meanings.get(name) or next(note for note in notes if isinstance(note, str))
+        choices, optional = get_args(kind), NoneType in kinds
+        kind = str if choices else kind
+        found[name] = Option(name, kind, choices, limits, optional, parameter.default, meaning)
     return found
+
+
+def noted(annotation) -> tuple:
+    """A type, and what is noted of it."""
+    return get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
 
 
 def summary(builder: Callable) -> str:

@@ -12,10 +12,7 @@ from strategies.llada import ORDERS, serial
 
 def several_blocks(strategy: Strategy) -> None:
     if strategy.schedule is serial:
-        raise ValueError(
-            "a view that a pipeline's forwards refresh needs pipelined blocks: "
-            "elsewhere each block counts its own"
-        )
+        raise ValueError("a view that a pipeline's forwards refresh needs pipelined blocks")
 
 
 @named("d3llm")
@@ -39,8 +36,8 @@ def d3llm(
 
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
         """What has little entropy, and always what has the least."""
-        by_row = lambda t: t.reshape(len(window.live), -1)  # noqa: E731  [N, L] -> [b, n * L]
-        best = rank(by_row(scores.entropy), by_row(candidates)) == 0
+        rows = len(window.live), -1  # [N, L] -> [b, n * L]
+        best = rank(scores.entropy.reshape(rows), candidates.reshape(rows)) == 0
         return (scores.entropy < theta) | best.view_as(candidates)
 
     @has(settled=0, check=several_blocks)

@@ -3,7 +3,7 @@
 Its caches serve most of the other systems, too.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
@@ -13,6 +13,10 @@ from strategies import Rule, Strategy, View, Window, named, rank
 from strategies.llada import full, quota, serial
 
 CacheName = Literal["none", "prefix", "dual", "vicinity", "frozen"]
+CacheSetting = Annotated[CacheName, "as in fast-dllm"]
+Threshold = Annotated[
+    float | None, "commit every token at least this confident; none commits the quota of `steps`"
+]
 VICINITY = 16  # slots on either side of the block; dInfer's default
 
 
@@ -69,14 +73,13 @@ def factor_rule(factor: float) -> Rule:
 
 @named("fast-dllm", either=("threshold", "factor"))
 def fast_dllm(
-    cache: CacheName = "prefix", threshold: float | None = 0.9, factor: float | None = None
+    cache: CacheName = "prefix", threshold: Threshold = 0.9, factor: float | None = None
 ) -> Strategy:
     """Fast-dLLM (arXiv 2505.22618): every token that is sure enough, and keys and values reused
     inside a block.
 
     cache: what is reused after the refresh at a block's start: none, the prefix, all but the block
         (dual) or its vicinity; frozen never refreshes
-    threshold: commit every token at least this confident; none commits the quota of `steps`
     factor: replaces the threshold: commit the r surest tokens while
         (r + 1) * (1 - confidence) <= factor
     """

@@ -5,33 +5,31 @@
               fill the batch up to a sinking width
     refine    the k best go on to the end, and the surest of them is the answer
 
-All of it happens between the steps: rows of the batch, and their caches, are copied and dropped.
-
-Left out on purpose: self-verification. The paper asks the model itself whether a draft is right,
-which takes one that follows instructions; here the mean log-confidence of what is written stands
-in its place, and costs no forward.
+All of it happens between the steps. Left out on purpose: self-verification. The paper asks the
+model itself whether a draft is right, which takes one that follows instructions; here the mean
+log-confidence of what is written stands in its place, and costs no forward.
 
 Letters: n rows of each prompt, k those that are left, w any of them, L block length.
 """
 
 import math
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from strategies import Count, Share, Strategy, Window, named, rank, require, trait
-from strategies.fast_dllm import CacheName, cached, threshold_rule
+from strategies.fast_dllm import CacheSetting, Threshold, cached, threshold_rule
 from strategies.llada import one_block, serial
 
 
 class HierarchicalSearch:
-    """The settings are those of the builder `prism`, which explains them."""
+    """own: the settings of the builder `prism`, which explains them."""
 
-    def __init__(self, n, k, survivors, decay, interval, search_from, search_to, remask):
-        self.n, self.k, self.survivors, self.decay, self.interval = n, k, survivors, decay, interval
-        self.search_from, self.search_to, self.remask = search_from, search_to, remask
+    def __init__(self, own: SimpleNamespace):
+        self.own = own
 
     def check(self, strategy: Strategy) -> None:
         one_block(strategy, "a search")
@@ -42,7 +40,8 @@ class HierarchicalSearch:
         """Pass on the steps; after those of the first block, prune its trajectories, and at the end
         leave the best of each prompt."""
         generator = torch.Generator().manual_seed(s.settings.seed)
-        pools = torch.arange(len(s.x)).view(-1, self.n).tolist()  # the rows of each prompt
+        n = self.own.n
+        pools = torch.arange(len(s.x)).view(-1, n).tolist()  # the rows of each prompt
         doubt = torch.zeros(s.x.shape, device=s.x.device)  # about each token when it was written
         forwards, nfe = s.forwards.new_zeros(len(pools)), 0
         s.held.fill_(True)  # while they are searched: a finished trajectory may be copied, too
@@ -50,17 +49,14 @@ class HierarchicalSearch:
             window, span = step.window, slice(step.window.start, step.window.end)
             before = doubt[window.live, span]
             doubt[window.live, span] = torch.where(step.commit, step.scores.doubt, before)
-            prompts = window.live // self.n
-            total = forwards.new_zeros(2, len(pools))
-            ran, moving = total.index_add(
-                1, prompts, torch.stack((step.ran, step.candidates.any(-1).long()))
-            )
-            ran = ran * (moving > 0)  # of all trajectories of a prompt
+            each = torch.stack((step.ran, step.candidates.any(-1).long()))  # of a trajectory
+            total = forwards.new_zeros(2, len(pools)).index_add(1, window.live // n, each)
+            ran = total[0] * (total[1] > 0)  # of all of a prompt's
             forwards, nfe = forwards + ran, nfe + int(ran.max())
             yield step
-            draw = torch.rand(self.n, s.block_length, generator=generator)  # alike for each prompt
+            draw = torch.rand(n, s.block_length, generator=generator)  # for each prompt alike
             children = self.prune(s, window, pools, doubt)
-            mask_again(s, window, doubt, children, self.remask, draw)
+            mask_again(s, window, doubt, children, self.own.remask, draw)
             s.retire()
         answers = [surest(s, doubt, pool, 1)[0] for pool in pools]
         s.x, s.written, s.forwards, s.nfe = s.x[answers], s.written[answers], forwards, nfe
@@ -68,20 +64,20 @@ class HierarchicalSearch:
     def prune(self, s, window: Window, pools: list[list[int]], doubt: Tensor) -> list[int]:
         """Let the surest of each pool go on, in their own rows and as copies, which are returned,
         up to the width of the moment; `pools` becomes what is left."""
-        first, last = (int(x * s.block_length) for x in (self.search_from, self.search_to))
-        t, children = window.age + 1, []
+        own, t, children = self.own, window.age + 1, []
+        first, last = (int(x * s.block_length) for x in (own.search_from, own.search_to))
         source = {row: row for row in s.live.tolist()}  # which row each goes on from
         for pool in [pool for pool in pools if s.held[pool[0]]]:
             over = t >= last or not (s.x[pool, window.start : window.end] == s.mask_id).any()
-            if not over and (t < first or (t - first) % self.interval):
+            if not over and (t < first or (t - first) % own.interval):
                 continue
             s.held[pool] = False
-            if over and len(pool) == self.k:
+            if over and len(pool) == own.k:
                 continue
-            width = self.k
-            if not over:
-                width = max(self.k, math.ceil(self.n * self.decay ** (first - t)))
-            best = surest(s, doubt, pool, self.k if over else self.survivors)
+            sunk = math.ceil(own.n * own.decay ** (first - t))
+            width = own.k if over else max(own.k, sunk)
+            survivors = own.survivors or max(1, own.k // 2)
+            best = surest(s, doubt, pool, own.k if over else survivors)
             for row in pool[width:]:
                 del source[row]
             del pool[width:]
@@ -96,8 +92,7 @@ class HierarchicalSearch:
 
 
 def surest(s, doubt: Tensor, pool: list[int], count: int) -> list[int]:
-    """The rows of a pool with the highest mean log-confidence, no two of them alike: `count`, or as
-    many as differ."""
+    """The rows of a pool with the highest mean log-confidence, no two alike, `count` at most."""
     found: dict[tuple, int] = {}
     for i in mean_log_confidence(s, doubt, pool).argsort(descending=True, stable=True).tolist():
         found.setdefault(tuple(s.x[pool[i]].tolist()), pool[i])
@@ -105,8 +100,7 @@ def surest(s, doubt: Tensor, pool: list[int], count: int) -> list[int]:
 
 
 def mean_log_confidence(s, doubt: Tensor, rows: list[int]) -> Tensor:
-    """Over the tokens that each row has written, up to its first EOS, each as sure as when it was
-    written: float32 [w]."""
+    """Over the tokens that each row has written, up to its first EOS, when written: float32 [w]."""
     P = s.prompt_length
     ends = s.x[rows, P:] == s.eos_id
     counted = (s.written[rows, P:] > 0) & (ends.cumsum(-1) - ends.int() == 0)
@@ -137,8 +131,8 @@ def prism(
     search_from: Share = 0.1,
     search_to: Share = 0.6,
     remask: int = 2,
-    threshold: float | None = 0.9,
-    cache: CacheName = "prefix",
+    threshold: Threshold = 0.9,
+    cache: CacheSetting = "prefix",
 ) -> Strategy:
     """Prism (arXiv 2602.01842): several trajectories, of which the surest go on, copied with some
     of their tokens masked again.
@@ -151,15 +145,10 @@ def prism(
     search_from: the first pruning, as a share of block_length in forwards of the first block
     search_to: the end of the search, likewise
     remask: tokens of each copy that are masked again, from three times as many of the least sure
-    threshold: commit every token at least this confident; none commits the quota of `steps`
-    cache: as in fast-dllm
     """
-    survivors = survivors or max(1, k // 2)
-    for name, value in (("k", k), ("survivors", survivors)):
+    search = HierarchicalSearch(SimpleNamespace(**locals()))  # all the settings
+    for name, value in (("k", k), ("survivors", survivors or 1)):
         require(value <= n, name, value, f"at most n={n}")
-    require(
-        search_from <= search_to, "search_from", search_from, f"at most search_to={search_to:g}"
-    )
-    search = HierarchicalSearch(n, k, survivors, decay, interval, search_from, search_to, remask)
+    require(search_from <= search_to, "search_from", search_from, f"at most {search_to=:g}")
     rule, view = threshold_rule(threshold), cached(cache)
     return Strategy(rule, view, serial, eos="stop", search=search, trajectories=n, temperature=0.7)

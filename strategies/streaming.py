@@ -6,7 +6,7 @@ from torch import Tensor
 from kernels import Scores
 from model import Pass
 from strategies import Share, Strategy, View, Window, has, named, trait
-from strategies.fast_dllm import CacheName, cached
+from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import serial
 
 
@@ -41,7 +41,7 @@ def streaming(
     threshold: float = 0.9,
     window_size: int | None = 96,
     confidence_alpha: Share = 0.3,
-    cache: CacheName = "prefix",
+    cache: CacheSetting = "prefix",
 ) -> Strategy:
     """Streaming-dLLM (arXiv 2601.17917): the far suffix pruned, a threshold that sinks as a block
     fills, exit after the block with EOS.
