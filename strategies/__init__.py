@@ -76,10 +76,8 @@ Search = Callable[[Any, Iterator], Iterator]
 
 
 class Part:
-    """What a part may say of itself: as attributes of its class, or of a function by `has`.
-
-    Here is what holds where it says nothing. A part may have another `inside` it.
-    """
+    """What a part may say of itself, by attributes of its class, or of a function by `has`; here is
+    what holds where it says nothing. A part may have another `inside` it."""
 
     quota = False  # of a rule: it shares out `steps` among the tokens; otherwise they are a cap
     revises = False  # of a rule: it takes tokens back, or writes others in their place
@@ -141,10 +139,7 @@ class Strategy:
 
     def __post_init__(self):
         if trait(self.view, "settled") == inf and trait(self.rule, "revises"):
-            raise ValueError(
-                "a rule that changes written tokens contradicts a cache that keeps what was "
-                "computed for them"
-            )
+            raise ValueError("a rule that changes tokens contradicts a cache that keeps theirs")
         for part in self.parts():
             trait(part, "check")(self)
 
@@ -229,26 +224,22 @@ def discover() -> None:
     STRATEGIES.update(ordered)
 
 
-def find(name: str) -> Callable[..., Strategy]:
-    if name not in STRATEGIES:
-        raise ValueError(f"unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}")
-    return STRATEGIES[name]
-
-
 def build(name: str, **given) -> Strategy:
     """The strategy of this name; ValueError if it, or a setting, is unknown or out of range."""
-    takes = options(find(name))
+    if name not in STRATEGIES:
+        raise ValueError(f"unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}")
+    builder = STRATEGIES[name]
     for setting in given:
-        if setting not in takes:
+        if setting not in options(builder):
             takers = [other for other in STRATEGIES if setting in options(STRATEGIES[other])]
-            hint = f"that is a setting of {', '.join(takers)}" if takers else ""
-            hint = hint or f"it takes {', '.join(takes) or 'none'}"
+            own = f"it takes {', '.join(options(builder)) or 'none'}"
+            hint = f"that is a setting of {', '.join(takers)}" if takers else own
             raise ValueError(f"strategy {name} has no setting {setting}: {hint}")
-    check_settings(find(name), given)
-    both = [f"{s}={given[s]:g}" for s in find(name).either if given.get(s) is not None]
+    check_settings(builder, given)
+    both = [f"{each}={given[each]:g}" for each in builder.either if given.get(each) is not None]
     if len(both) > 1:
         raise ValueError(f"{' and '.join(both)} are two rules for the same choice: give one")
-    return find(name)(**given)
+    return builder(**given)
 
 
 # --- settings, as the functions that take them declare them ---------------------------------------

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import Pass
-from strategies import Schedule, Share, Strategy, Window, has, named, trait
+from strategies import Schedule, Share, Strategy, View, Window, has, named, trait
 from strategies.fast_dllm import threshold_rule
 
 
@@ -68,21 +68,20 @@ def block_mask(prompt_length: int, block_length: int, first: int, end: int, devi
     return block[first:, None] >= block
 
 
-@has(settled=0)
-def block_causal(s, window: Window) -> Pass:
-    """Recompute what was not final yet; a block sees itself and all before it.
+def block_causal(cached: bool = True) -> View:
+    """A block sees itself and all before it; so keys and values of a finished block never change,
+    and it is enough to recompute what was not final yet: the cache is exact.
 
-    So keys and values of a finished block never change: the cache is exact.
+    Without it everything is recomputed, which is the definition that the cache must equal.
     """
-    mask = block_mask(s.prompt_length, s.block_length, window.final, window.end, s.x.device)
-    return Pass(slice(window.final, window.end), slice(0, window.end), mask)
 
+    @has(settled=0)
+    def view(s, window: Window) -> Pass:
+        first, end = window.final if cached else 0, window.end
+        mask = block_mask(s.prompt_length, s.block_length, first, end, s.x.device)
+        return Pass(slice(first, end), slice(0, end) if cached else None, mask)
 
-@has(settled=0)
-def block_causal_uncached(s, window: Window) -> Pass:
-    """The definition that `block_causal` must equal: the same mask, everything recomputed."""
-    mask = block_mask(s.prompt_length, s.block_length, 0, window.end, s.x.device)
-    return Pass(slice(0, window.end), None, mask)
+    return view
 
 
 @named("d2f")
@@ -96,11 +95,10 @@ def d2f(
     exact; made for its distilled student.
 
     block_add_threshold: open the next block when the last is filled this far, 0 to 1
-    decoded_token_threshold: a block must move, sure or not, when its predecessor is filled this
-        far, 0 to 1
+    decoded_token_threshold: a block must move, sure or not, when the one before is filled so far
     skip_threshold: commit every token more confident than this
     cache: exact reuses finished blocks, none recomputes them; the tokens are the same
     """
-    view = block_causal if cache == "exact" else block_causal_uncached
+    rule, view = threshold_rule(skip_threshold, strict=True), block_causal(cache == "exact")
     schedule = pipeline(block_add_threshold, decoded_token_threshold)
-    return Strategy(threshold_rule(skip_threshold, strict=True), view, schedule, eos="stop")
+    return Strategy(rule, view, schedule, eos="stop")

@@ -28,8 +28,7 @@ def d3llm(
 
     theta: commit every token with less entropy than this, in nats
     block_add_threshold: open the next block when the last is filled this far, 0 to 1
-    decoded_token_threshold: the first unfinished block must move when its predecessor is filled
-        this far, 0 to 1
+    decoded_token_threshold: the first unfinished block must move when the one before is so full
     delay: forwards that recompute everything after a block is full, before it is kept
     refresh: recompute everything every so many forwards; 1 keeps nothing
     """
