@@ -12,7 +12,6 @@ Letters: B batch, b its unfinished rows, S canvas, P prompt, L block length, n b
 (or on the canvas), Q positions computed in one forward, V vocabulary.
 """
 
-import copy
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -199,19 +198,13 @@ class Result:
 
 
 class Canvas:
-    """A decode under way: prompt and answer of a batch, and which rows are unfinished.
+    """A decode under way: prompts and answers of a batch, and which rows are unfinished.
 
-    The answer starts as masks, or as a template. Raises ValueError for what does not fit the model.
+    prompts, templates: lists of lists of ids; without templates an answer starts as masks
+    Raises ValueError for what does not fit the model or the memory.
     """
 
-    def __init__(
-        self,
-        model: LLaDA,
-        prompts: list[list[int]],
-        strategy: Strategy,
-        settings: Settings,
-        templates: Sequence = (),
-    ):
+    def __init__(self, model, prompts, strategy: Strategy, settings: Settings, templates=()):
         self.strategy, self.settings = strategy.fresh(), settings
         self.mask_id, self.eos_id = model.config.mask_token_id, model.config.eos_token_id
         self.eos = settings.eos or ("suppress" if templates else strategy.eos)
@@ -388,15 +381,6 @@ class Canvas:
         if self.cache is not None:
             self.cache.keep(self.lines(torch.searchsorted(self.live, parents)))
         self.live = rows
-
-    def fork(self, lines: Tensor, canvases: Tensor) -> "Canvas":
-        """Other canvases, int64 [m, S], in the places of those live rows, int64 [m]; what their
-        forwards write to the cache is theirs alone."""
-        other = copy.copy(self)
-        other.x, other.live = canvases, torch.arange(len(lines), device=lines.device)
-        other.start, other.ran = self.start[self.live[lines]], torch.zeros_like(lines)
-        other.cache = self.cache and self.cache.pick(self.lines(lines))
-        return other
 
     def lines(self, places: Tensor) -> Tensor:
         """The rows of a forward, and of the cache, that belong to these of the live rows."""

@@ -6,6 +6,7 @@ one of them, its logits are there already, and no forward is run.
 Letters: m rows whose canvas no draft was, D canvases computed for each row: itself and its drafts.
 """
 
+import copy
 from collections.abc import Collection
 from math import inf
 
@@ -77,10 +78,11 @@ class Drafts:
 
     def ahead(self, s, window: Window, at: Pass, miss: Tensor, drafts: Tensor) -> Tensor:
         """Logits [m, D, L, V] of the live rows miss with these blocks in place, int64 [m, D, L]."""
-        lines = miss.repeat_interleave(drafts.shape[1])
-        canvases = s.x[s.live[lines]]
-        canvases[:, window.start : window.end] = drafts.flatten(0, 1)
-        fork = s.fork(lines, canvases)
+        lines, fork = miss.repeat_interleave(drafts.shape[1]), copy.copy(s)
+        fork.x, fork.start = s.x[s.live[lines]], s.start[s.live[lines]]
+        fork.x[:, window.start : window.end] = drafts.flatten(0, 1)
+        fork.live, fork.ran = torch.arange(len(lines), device=lines.device), torch.zeros_like(lines)
+        fork.cache = s.cache and s.cache.pick(s.lines(lines))  # what they write is theirs alone
         logits = fork.forward(window, at)
         s.nfe, s.rows = fork.nfe, fork.rows
         s.ran[s.live[miss]] += 1
