@@ -141,10 +141,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Step:
-    """One forward: what was computed, scored and committed.
-
-    Tensors [b, n * L] lie over the slots window.start .. window.end.
-    """
+    """One forward: what was computed, scored and committed. Tensors [b, n * L] lie over the slots
+    window.start .. window.end."""
 
     nfe: int  # forwards so far, this one included
     rows: int  # token-forwards of this one: positions computed, times the rows of the batch
@@ -178,10 +176,8 @@ class Result:
         return self.tokens[row, self.prompt_length :][: self.lengths[row]].tolist()
 
     def counters(self) -> dict[str, float]:
-        """What every run prints.
-
-        Tokens are those written before the first EOS: padding and given ones never count as speed.
-        """
+        """What every run prints. Tokens are those written before the first EOS: padding and given
+        ones never count as speed."""
         answers = [row[self.prompt_length :][:n] for row, n in zip(self.written, self.lengths)]
         tokens = sum(int((answer > 0).sum()) for answer in answers)
         return {
@@ -217,7 +213,7 @@ class Canvas:
         self.nfe = self.rows = 0  # so far: forwards, those of a guide included, and token-forwards
         self.cache: Cache | None = None  # with as many rows as a forward
         self.lay_out(prompts, templates or [[self.mask_id] * settings.gen_length] * len(prompts))
-        for part in strategy.parts():
+        for part in self.strategy.parts():
             trait(part, "fits")(self)
         self.check_memory()
 
@@ -255,8 +251,6 @@ class Canvas:
         needed = rows * (slots * config.slot_width * self.model.dtype.itemsize + logits) + parts
         what = f"the cache and logits of {B} rows of {S} tokens"
         check_memory(what, needed, self.model.device)
-
-    # --- one forward
 
     def forward(self, window: Window, at: Pass, added: Tensor | None = None) -> Tensor:
         """Logits [b, n * L, V] of the window's slots, guided if asked for; counts forward and rows.
@@ -309,8 +303,6 @@ class Canvas:
             doubt = doubt.masked_fill(scores.token == self.eos_id, kernels.LARGEST)
         return scores._replace(doubt=doubt)
 
-    # --- what is written, and what is open
-
     def answers(self) -> Tensor:
         """The answers of the unfinished rows by block, int64 [b, n, L]: a copy."""
         answers = self.x[self.live, self.prompt_length :]
@@ -336,10 +328,8 @@ class Canvas:
         return Window(start, end, age, final, suffix, remaining, must, self.live, forwards)
 
     def write(self, window: Window, commit: Tensor, token: Tensor) -> None:
-        """Put the committed tokens on the canvas.
-
-        Under eos="stop", end every row whose open blocks are full and hold an EOS.
-        """
+        """Put the committed tokens on the canvas; under eos="stop", end every row whose open
+        blocks are full and hold an EOS."""
         live, span = self.live, slice(window.start, window.end)
         self.x[live, span] = torch.where(commit, token, self.x[live, span])
         self.written[live, span] = self.written[live, span].masked_fill(commit, self.nfe)
@@ -353,8 +343,6 @@ class Canvas:
     def has_eos(self) -> Tensor:
         """Which unfinished rows hold an EOS that was written, bool [b]."""
         return ((self.x == self.eos_id) & ~self.given)[self.live].any(-1)
-
-    # --- which rows go on
 
     def check_limit(self) -> None:
         steps = self.settings.steps
@@ -424,18 +412,15 @@ def plan(strategy, settings: dict, template_length=None) -> tuple[Strategy, Sett
         valid = f"{strategy.block_length}, which is what this strategy was made for"
         require(L == strategy.block_length, "block_length", L, valid)
     G = -(-template_length // L) * L if template_length is not None else G
+    nearest = lambda n, of: f"the nearest is {max(1, round(n / of)) * of}"  # noqa: E731
     if G % L:
-        nearest = nearest_multiple(G, L)
-        raise ValueError(f"gen_length {G} is not a multiple of block_length {L}: {nearest}")
+        wrong = f"gen_length {G} is not a multiple of block_length {L}"
+        raise ValueError(f"{wrong}: {nearest(G, L)}")
     if trait(strategy.rule, "quota") and steps and steps % (G // L):
-        nearest = nearest_multiple(steps, G // L)
-        raise ValueError(f"steps {steps} do not divide evenly among {G // L} blocks: {nearest}")
+        wrong = f"steps {steps} do not divide evenly among {G // L} blocks"
+        raise ValueError(f"{wrong}: {nearest(steps, G // L)}")
     warm = strategy.temperature if chosen.temperature is None else chosen.temperature
     return strategy, replace(chosen, gen_length=G, block_length=L, temperature=warm)
-
-
-def nearest_multiple(value: int, of: int) -> str:
-    return f"the nearest is {max(1, round(value / of)) * of}"
 
 
 def check_prompt(prompt, config: Config, gen_length: int) -> list[list[int]]:

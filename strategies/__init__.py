@@ -1,9 +1,5 @@
 """What a strategy is made of, the registry of those with a name, and the checks of their settings.
 
-    schedule  which blocks are open now
-    view      which positions one forward recomputes, and which cache slots they see
-    rule      which of the scored tokens to write
-
 Each system is a file in this folder: its paper, its settings, its part, and a builder that puts the
 part together with parts of others. Delete the file and the system is gone; a file that is put here
 is found. No system imports the decoder (dllm.py), which hands its Canvas to the parts.
@@ -28,7 +24,7 @@ import torch
 from torch import Tensor
 
 from kernels import Scores
-from model import LLaDA, Pass, Slots
+from model import Pass, Slots
 
 
 @dataclass(frozen=True)
@@ -44,10 +40,6 @@ class Window:
     must: Tensor  # bool [b, n]: blocks in which a forward commits at least one token
     live: Tensor  # int64 [b]: the unfinished rows of the batch
     forwards: Tensor  # int64 [b]: so far, those in which something could be written in each row
-
-    @property
-    def blocks(self) -> int:
-        return self.must.shape[1]
 
 
 # --- the kinds of parts; `s` is the Canvas of dllm.py ---------------------------------------------
@@ -218,10 +210,9 @@ def discover() -> None:
     files = [*(name for name in KNOWN if name in there), *sorted(there - set(KNOWN))]
     for name in files:
         importlib.import_module(f"{__name__}.{name}")
-    place = {f"{__name__}.{name}": i for i, name in enumerate(files)}
-    ordered = sorted(STRATEGIES.items(), key=lambda pair: place.get(pair[1].__module__, len(place)))
-    STRATEGIES.clear()
-    STRATEGIES.update(ordered)
+    for name in files:  # in this order, whatever was imported first
+        for key in [k for k, b in STRATEGIES.items() if b.__module__ == f"{__name__}.{name}"]:
+            STRATEGIES[key] = STRATEGIES.pop(key)
 
 
 def build(name: str, **given) -> Strategy:
@@ -259,16 +250,6 @@ class Option(NamedTuple):
     default: object
     meaning: str
 
-    def read(self, text: str):
-        """The value that a text stands for; ValueError if it is of another type."""
-        if text == "none" and self.optional:
-            return None
-        if self.kind is LLaDA:
-            return text  # where it is, for the caller to load
-        return (
-            text == "true" if self.kind is bool and text in ("true", "false") else self.kind(text)
-        )
-
     def check(self, value) -> None:
         """Raise ValueError if the value is of another type, or outside the range or choices."""
         if value is None and self.optional:
@@ -300,7 +281,7 @@ def options(function: Callable) -> dict[str, Option]:
         kinds = get_args(outer) if get_origin(outer) in (Union, UnionType) else (outer,)
         kind, *more = noted(kinds[0])
         limits = next((note for note in notes + more if isinstance(note, tuple)), (0, inf))
-        meaning = meanings.get(name) or next(note for note in notes if isinstance(note, str))
+        meaning = meanings.get(name, *[note for note in notes if isinstance(note, str)])
         choices, optional = get_args(kind), NoneType in kinds
         kind = str if choices else kind
         found[name] = Option(name, kind, choices, limits, optional, parameter.default, meaning)
@@ -310,11 +291,6 @@ def options(function: Callable) -> dict[str, Option]:
 def noted(annotation) -> tuple:
     """A type, and what is noted of it."""
     return get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
-
-
-def summary(builder: Callable) -> str:
-    """The first sentence of a builder's docstring: its paper and what it does."""
-    return " ".join(inspect.cleandoc(builder.__doc__).partition("\n\n")[0].split())
 
 
 def check_settings(function: Callable, given: dict) -> None:

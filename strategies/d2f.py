@@ -1,7 +1,4 @@
-"""D2F (arXiv 2508.09192): blocks in flight, over a mask that leaves finished blocks as they are.
-
-Its student has learnt to decode under this mask (lab/d2f.py trains the embedded model's).
-"""
+"""D2F (arXiv 2508.09192): blocks in flight, over a mask that leaves finished blocks as they are."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -27,9 +24,8 @@ def pipeline(add: float, act: float, first_only: bool = False) -> Schedule:
     """Several blocks at once: the next opens when the last is filled up to the share `add`, and
     must move when its predecessor is filled up to the share `act`.
 
-    first_only: of the blocks that must move, hold only the first to it (d3LLM).
-    The numbers at line ends are the steps in docs/d2f.md. Each row of a batch runs its own
-    pipeline; the window spans them all.
+    first_only: of the blocks that must move, hold only the first to it (d3LLM). Each row of a batch
+    runs its own pipeline; the window spans them all. Numbers at line ends are docs/d2f.md's steps.
     """
 
     @has(check=in_flight)
@@ -58,11 +54,9 @@ def pipeline(add: float, act: float, first_only: bool = False) -> Schedule:
 
 
 def block_mask(prompt_length: int, block_length: int, first: int, end: int, device=None) -> Tensor:
-    """Which of the positions first .. end sees which slot before end, bool [Q, K].
-
-    Those of its own block, of earlier ones and the prompt. With a prompt of 2 and blocks of 2, the
-    blocks of six slots are 0 0 1 1 2 2; slot 3 sees the first four.
-    """
+    """Which of the positions first .. end sees which slot before end, bool [Q, K]: its own block,
+    earlier ones and the prompt. With a prompt of 2 and blocks of 2, the blocks of six slots are
+    0 0 1 1 2 2; slot 3 sees the first four."""
     position = torch.arange(end, device=device) - prompt_length
     block = (position.div(block_length, rounding_mode="floor") + 1).clamp(min=0)
     return block[first:, None] >= block
@@ -70,10 +64,8 @@ def block_mask(prompt_length: int, block_length: int, first: int, end: int, devi
 
 def block_causal(cached: bool = True) -> View:
     """A block sees itself and all before it; so keys and values of a finished block never change,
-    and it is enough to recompute what was not final yet: the cache is exact.
-
-    Without it everything is recomputed, which is the definition that the cache must equal.
-    """
+    and it is enough to recompute what was not final yet: the cache is exact. Without it everything
+    is recomputed, which is the definition that the cache must equal."""
 
     @has(settled=0)
     def view(s, window: Window) -> Pass:

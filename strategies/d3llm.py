@@ -34,9 +34,8 @@ def d3llm(
     """
 
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
-        """What has little entropy, and always what has the least."""
         rows = len(window.live), -1  # [N, L] -> [b, n * L]
-        best = rank(scores.entropy.reshape(rows), candidates.reshape(rows)) == 0
+        best = rank(scores.entropy.reshape(rows), candidates.reshape(rows)) == 0  # is always taken
         return (scores.entropy < theta) | best.view_as(candidates)
 
     @has(settled=0, check=several_blocks)
@@ -44,7 +43,6 @@ def d3llm(
         """Reuse the full blocks before the first mask, each once `delay` + 1 forwards have seen it
         full; until then recompute everything."""
         P, S = s.prompt_length, s.x.shape[1]
-        # the forward that wrote each token, or that may at the earliest
         written = torch.where(s.x == s.mask_id, s.nfe + 1, s.written)[s.live, P:]
         written = written.unflatten(-1, (s.blocks, s.block_length)).amax(-1)
         filled = written.cummax(-1).values  # [b, n]: with which forward all up to here was

@@ -1,7 +1,4 @@
-"""Fast-dLLM (arXiv 2505.22618): thresholds on confidence, and approximate caches by the block.
-
-Its caches serve most of the other systems, too.
-"""
+"""Fast-dLLM (arXiv 2505.22618): thresholds on confidence, and approximate caches by the block."""
 
 from typing import Annotated, Literal
 
@@ -14,19 +11,16 @@ from strategies.llada import full, quota, serial
 
 CacheName = Literal["none", "prefix", "dual", "vicinity", "frozen"]
 CacheSetting = Annotated[CacheName, "as in fast-dllm"]
-Threshold = Annotated[
-    float | None, "commit every token at least this confident; none commits the quota of `steps`"
-]
+SURE_ENOUGH = "commit every token at least this confident; none commits the quota of `steps`"
+Threshold = Annotated[float | None, SURE_ENOUGH]
 VICINITY = 16  # slots on either side of the block; dInfer's default
 
 
 def cached(cache: CacheName) -> View:
-    """Recompute all at the start of a block, then only from the block on.
-
-    prefix recomputes the block and all behind it, dual only the block, vicinity the block and
-    VICINITY slots on either side (dInfer). frozen is a prefix that is never refreshed: the block,
-    and what was not final when it was last computed (FlashDLM's FreeCache).
-    """
+    """Recompute all at the start of a block, then less: prefix the block and all behind it,
+    dual only the block, vicinity the block and VICINITY slots on either side (dInfer). frozen is a
+    prefix that is never refreshed: it recomputes the block, and what was not final when it was last
+    computed (FlashDLM's FreeCache)."""
     if cache == "none":
         return full
     before, behind = {"vicinity": (VICINITY, VICINITY), "dual": (0, 0)}.get(cache, (0, None))

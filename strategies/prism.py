@@ -8,8 +8,6 @@
 All of it happens between the steps. Left out on purpose: self-verification. The paper asks the
 model itself whether a draft is right, which takes one that follows instructions; here the mean
 log-confidence of what is written stands in its place, and costs no forward.
-
-Letters: n rows of each prompt, k those that are left, w any of them, L block length.
 """
 
 import math
@@ -37,20 +35,18 @@ class HierarchicalSearch:
             raise ValueError("a search copies canvases and caches, but nothing that parts remember")
 
     def __call__(self, s, steps: Iterator) -> Iterator:
-        """Pass on the steps; after those of the first block, prune its trajectories, and at the end
-        leave the best of each prompt."""
-        generator = torch.Generator().manual_seed(s.settings.seed)
-        n = self.own.n
+        """Pass on the steps; prune between those of the first block, leave the best at the end."""
+        n, generator = self.own.n, torch.Generator().manual_seed(s.settings.seed)
         pools = torch.arange(len(s.x)).view(-1, n).tolist()  # the rows of each prompt
         doubt = torch.zeros(s.x.shape, device=s.x.device)  # about each token when it was written
         forwards, nfe = s.forwards.new_zeros(len(pools)), 0
         s.held.fill_(True)  # while they are searched: a finished trajectory may be copied, too
         for step in steps:
-            window, span = step.window, slice(step.window.start, step.window.end)
-            before = doubt[window.live, span]
-            doubt[window.live, span] = torch.where(step.commit, step.scores.doubt, before)
+            window, live = step.window, step.window.live
+            span = slice(window.start, window.end)
+            doubt[live, span] = doubt[live, span].where(~step.commit, step.scores.doubt)
             each = torch.stack((step.ran, step.candidates.any(-1).long()))  # of a trajectory
-            total = forwards.new_zeros(2, len(pools)).index_add(1, window.live // n, each)
+            total = forwards.new_zeros(2, len(pools)).index_add(1, live // n, each)
             ran = total[0] * (total[1] > 0)  # of all of a prompt's
             forwards, nfe = forwards + ran, nfe + int(ran.max())
             yield step
@@ -62,8 +58,7 @@ class HierarchicalSearch:
         s.x, s.written, s.forwards, s.nfe = s.x[answers], s.written[answers], forwards, nfe
 
     def prune(self, s, window: Window, pools: list[list[int]], doubt: Tensor) -> list[int]:
-        """Let the surest of each pool go on, in their own rows and as copies, which are returned,
-        up to the width of the moment; `pools` becomes what is left."""
+        """Leave in each pool its surest and, in other rows, which are returned, copies of them."""
         own, t, children = self.own, window.age + 1, []
         first, last = (int(x * s.block_length) for x in (own.search_from, own.search_to))
         source = {row: row for row in s.live.tolist()}  # which row each goes on from
@@ -74,17 +69,18 @@ class HierarchicalSearch:
             s.held[pool] = False
             if over and len(pool) == own.k:
                 continue
-            sunk = math.ceil(own.n * own.decay ** (first - t))
-            width = own.k if over else max(own.k, sunk)
-            survivors = own.survivors or max(1, own.k // 2)
-            best = surest(s, doubt, pool, own.k if over else survivors)
+            width, count = own.k, own.k
+            if not over:
+                width = max(own.k, math.ceil(own.n * own.decay ** (first - t)))
+                count = own.survivors or max(1, own.k // 2)
+            best = surest(s, doubt, pool, count)
             for row in pool[width:]:
                 del source[row]
             del pool[width:]
             s.held[pool] = not over
             source |= {row: best[i % len(best)] for i, row in enumerate(pool)}
             children += [] if over else pool[len(best) :]
-        if any(row != other for row, other in source.items()) or len(source) < len(s.live):
+        if source != {row: row for row in s.live.tolist()}:
             rows, parents = torch.tensor(list(zip(*sorted(source.items()))), device=s.x.device)
             s.copy(rows, parents)
             doubt[rows] = doubt[parents]
@@ -93,18 +89,19 @@ class HierarchicalSearch:
 
 def surest(s, doubt: Tensor, pool: list[int], count: int) -> list[int]:
     """The rows of a pool with the highest mean log-confidence, no two alike, `count` at most."""
+    order = mean_log_confidence(s, doubt, pool).argsort(descending=True, stable=True)
     found: dict[tuple, int] = {}
-    for i in mean_log_confidence(s, doubt, pool).argsort(descending=True, stable=True).tolist():
-        found.setdefault(tuple(s.x[pool[i]].tolist()), pool[i])
+    for row in [pool[i] for i in order]:
+        found.setdefault(tuple(s.x[row].tolist()), row)
     return list(found.values())[:count]
 
 
 def mean_log_confidence(s, doubt: Tensor, rows: list[int]) -> Tensor:
     """Over the tokens that each row has written, up to its first EOS, when written: float32 [w]."""
-    P = s.prompt_length
-    ends = s.x[rows, P:] == s.eos_id
-    counted = (s.written[rows, P:] > 0) & (ends.cumsum(-1) - ends.int() == 0)
-    return -(doubt[rows, P:].log1p() * counted).sum(-1) / counted.sum(-1).clamp(min=1)
+    answers = slice(s.prompt_length, None)
+    ends = s.x[rows, answers] == s.eos_id
+    counted = (s.written[rows, answers] > 0) & (ends.cumsum(-1) - ends.int() == 0)
+    return -(doubt[rows, answers].log1p() * counted).sum(-1) / counted.sum(-1).clamp(min=1)
 
 
 def mask_again(s, window: Window, doubt: Tensor, rows: list[int], remask: int, draw: Tensor):
@@ -113,12 +110,11 @@ def mask_again(s, window: Window, doubt: Tensor, rows: list[int], remask: int, d
     block, width = slice(window.start, window.end), len(draw)
     written = (s.x[rows, block] != s.mask_id) & ~s.given[rows, block]  # [w, L]
     pool = written & (rank(-doubt[rows, block], written) < 3 * remask)
-    drawn = draw.to(pool.device)[[row % width for row in rows]]
-    again = pool & (rank(drawn, pool) < remask)
+    again = pool & (rank(draw.to(pool.device)[[row % width for row in rows]], pool) < remask)
     s.x[rows, block] = s.x[rows, block].masked_fill(again, s.mask_id)
     s.written[rows, block] = s.written[rows, block].masked_fill(again, 0)
-    rest = slice(window.end, None)
-    s.x[rows, rest] = s.x[rows, rest].masked_fill(~s.given[rows, rest], s.mask_id)
+    behind = slice(window.end, None)
+    s.x[rows, behind] = s.x[rows, behind].masked_fill(~s.given[rows, behind], s.mask_id)
 
 
 @named("prism")
@@ -134,8 +130,7 @@ def prism(
     threshold: Threshold = 0.9,
     cache: CacheSetting = "prefix",
 ) -> Strategy:
-    """Prism (arXiv 2602.01842): several trajectories, of which the surest go on, copied with some
-    of their tokens masked again.
+    """Prism (arXiv 2602.01842): several trajectories; the surest go on, and copies, partly masked.
 
     n: trajectories at the start
     k: trajectories that are left when the search is over, at most n; the best is the answer

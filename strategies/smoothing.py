@@ -10,11 +10,10 @@ from strategies.llada import serial
 
 
 class Smoothing:
-    """Add to each mask's embedding what the forward before expected in its place, with a weight of
-    the row's forwards so far. What was not scored yet, as blocks to come, stays a plain mask."""
+    """Add what the forward before expected in the place of each mask it scored to its embedding."""
 
     def __init__(self, weigh):
-        self.weigh, self.soft = weigh, None  # int64 [b] -> float [b]; [B, S, C]
+        self.weigh, self.soft = weigh, None  # from forwards so far, int64 [b] -> [b]; [B, S, C]
 
     def fits(self, s) -> None:
         if not hasattr(s.model, "wte"):
@@ -41,8 +40,7 @@ def smoothing(
     fall: float | None = 0.02,
     cache: CacheSetting = "vicinity",
 ) -> Strategy:
-    """Iteration smoothing (dInfer, arXiv 2510.08666): a mask's embedding says what was expected in
-    its place in the forward before.
+    """Iteration smoothing (dInfer, arXiv 2510.08666): a mask's embedding says what was expected.
 
     threshold: commit every token at least this confident, when it has sunk so far
     weight: alpha0; of the expected embedding in the first forward
@@ -54,8 +52,7 @@ def smoothing(
     require(weight <= max_weight, "weight", weight, f"at most max_weight={max_weight:g}")
 
     def annealed(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
-        sunk = (1 - fall * window.forwards).clamp(min=threshold)  # [b]
-        return scores.confidence >= sunk.repeat_interleave(window.blocks)[:, None]
+        return scores.confidence >= (1 - fall * window.forwards).clamp(min=threshold)[:, None]
 
     rule = threshold_rule(threshold) if fall is None else annealed
     soft = Smoothing(lambda forwards: (weight + growth * forwards).clamp(max=max_weight))
