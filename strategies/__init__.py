@@ -159,12 +159,12 @@ def rank(doubt: Tensor, candidates: Tensor) -> Tensor:
 
 def choose(s, window: Window, scores: Scores, candidates: Tensor, *_) -> tuple[Tensor, Tensor]:
     """What the rule says, and the surest candidate of a block that must move and has none."""
-    shape, lines = candidates.shape, window.must.numel()  # [b, n * L], N
-    scores = Scores(*(each.reshape(lines, -1) for each in scores))
-    candidates = candidates.reshape(lines, -1)
+    shape, must = candidates.shape, window.must.reshape(-1, 1)  # [b, n * L], [N, 1]
+    scores = Scores(*(each.reshape(len(must), -1) for each in scores))
+    candidates = candidates.reshape(len(must), -1)
     chosen = s.strategy.rule(scores, candidates, window)
     commit, token = chosen if isinstance(chosen, tuple) else (chosen & candidates, scores.token)
-    stuck = window.must.flatten()[:, None] & ~(commit & candidates).any(-1, keepdim=True)  # [N, 1]
+    stuck = must & ~(commit & candidates).any(-1, keepdim=True)  # [N, 1]
     commit = commit | stuck & candidates & (rank(scores.doubt, candidates) == 0)
     return commit.view(shape), token.reshape(shape)
 
