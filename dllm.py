@@ -12,7 +12,6 @@ Letters: B batch, b its unfinished rows, S canvas, P prompt, L block length, n b
 (or on the canvas), Q positions computed in one forward, V vocabulary.
 """
 
-import copy
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -29,32 +28,20 @@ from compiled import Compiled, compile_model, memory_of
 from kernels import Scores
 from load_weights import check_memory
 from model import Cache, Config, LLaDA, Pass
-from strategies import (
-    MASKED,
-    Count,
-    Strategy,
-    Window,
-    build,
-    check_settings,
-    choose,
-    options,
-    require,
-    scored,
-    trait,
-)
+from strategies import Count, Strategy, Window, choose, options, require, scored, trait
 
 DEFAULT = "fast-dllm"  # the strategy where none is named
 
 # --- the loop -------------------------------------------------------------------------------------
 
 
-def generate(model: LLaDA, prompt, strategy="fast-dllm", template=None, **settings) -> "Result":
+def generate(model: LLaDA, prompt, strategy=DEFAULT, template=None, **settings) -> "Result":
     """Decode to the end and return the canvas with its counters. Arguments as for `decode`."""
     canvas = prepare(model, prompt, strategy, settings, template)
     return finish(canvas, stream(canvas))
 
 
-def decode(model: LLaDA, prompt, strategy="fast-dllm", template=None, **settings):
+def decode(model: LLaDA, prompt, strategy=DEFAULT, template=None, **settings):
     """Check everything, then return an iterator that yields a Step for each forward.
 
     prompt    int64 [B, P], or a list of token ids, or a list of such lists of any lengths, which
@@ -96,7 +83,7 @@ def loop(s: "Canvas") -> "Iterator[Step]":
         candidates = s.candidates(window)  # [b, n * L]
         select = strategy.choose or choose
         commit, token = select(s, window, ordered, candidates, logits, noise)
-        token = token.masked_fill(token == MASKED, s.mask_id)
+        token = token.masked_fill(token == strategies.MASKED, s.mask_id)
         commit = commit & (token != s.x[live, span]) & ~s.given[live, span]
         s.write(window, commit, token)
         ran = s.ran[live] - ran
@@ -130,12 +117,10 @@ class Settings:
     """What every strategy understands.
 
     gen_length: tokens to write after the prompt; a multiple of block_length
-    block_length: tokens a block; a strategy works through the answer block by block (default the
-        strategy's: 32, or 1 for ar)
-    steps: forwards in all; llada spreads the tokens evenly over them (default one token each), for
-        the others a cap (default none)
-    temperature: 0 takes the likeliest token, above 0 samples (default the strategy's: 0, or 0.7
-        for prism)
+    block_length: tokens a block; the answer is decoded block by block (default the strategy's)
+    steps: forwards in all: a quota shares the tokens out among them (default one each), for any
+        other rule they are a cap (default none)
+    temperature: 0 takes the likeliest token, above 0 samples (default the strategy's)
     cfg_scale: weight of classifier-free guidance; above 0 every forward runs twice as many rows,
         half of them with the prompt masked
     eos: fill decodes every block, stop opens no block after an EOS, suppress never writes EOS,
@@ -156,10 +141,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Step:
-    """One forward: what was computed, scored and committed.
-
-    Tensors [b, n * L] lie over the slots window.start .. window.end.
-    """
+    """One forward: what was computed, scored and committed. Tensors [b, n * L] lie over the slots
+    window.start .. window.end."""
 
     nfe: int  # forwards so far, this one included
     rows: int  # token-forwards of this one: positions computed, times the rows of the batch
@@ -180,9 +163,7 @@ class Result:
     """A finished decode. Padding of shorter prompts stands on the left of `tokens`."""
 
     tokens: Tensor  # int64 [B, S]
-    written: (
-        Tensor  # int64 [B, S]: the forward that wrote each token; 0 for what was given or filled in
-    )
+    written: Tensor  # int64 [B, S]: the forward that wrote each token; 0 for what none has written
     lengths: list[int]  # tokens of each answer before its first EOS, the prompt not counted
     nfe: int  # forwards that were run; of a search, as many as it has trajectories at the time
     forwards: list[int]  # that could commit something in each row; alone, a row's nfe
@@ -195,10 +176,8 @@ class Result:
         return self.tokens[row, self.prompt_length :][: self.lengths[row]].tolist()
 
     def counters(self) -> dict[str, float]:
-        """What every run prints.
-
-        Tokens are those written before the first EOS: padding and given ones never count as speed.
-        """
+        """What every run prints. Tokens are those written before the first EOS: padding and given
+        ones never count as speed."""
         answers = [row[self.prompt_length :][:n] for row, n in zip(self.written, self.lengths)]
         tokens = sum(int((answer > 0).sum()) for answer in answers)
         return {
@@ -208,47 +187,20 @@ class Result:
             "tokens_per_forward": round(tokens / self.nfe, 2),
             "seconds": round(self.seconds, 3),
             "tokens_per_second": round(tokens / self.seconds, 1),
-            "ar_ness": [round(share, 2) for share in self.ar_ness()],
         }
-
-    def ar_ness(self, n: int = 1) -> tuple[float, float]:
-        """How far answers were written from left to right, 1 for entirely: (local, global).
-
-        Means over the rows (DiffuCoder, arXiv 2506.20639). Tokens that were written in one forward
-        count from left to right.
-        local: share of the tokens, after the first n, right behind the n written before them
-        global: share of the tokens that were among the n leftmost masks when they were written
-        """
-        shares = []
-        for row, length in enumerate(self.lengths):
-            written = self.written[row, self.prompt_length :][:length]
-            order = written.argsort(stable=True)[int((written == 0).sum()) :]  # none of those given
-            behind = torch.ones(1)
-            if len(order) > n:
-                behind = (order.unfold(0, n + 1, 1).diff() == 1).all(-1)
-            before = (order < order[:, None]).triu(1).sum(-1)  # masks to the left of each
-            overall = (before < n).float().mean().item() if len(order) else 1.0
-            shares.append((behind.float().mean().item(), overall))
-        return tuple(sum(column) / len(shares) for column in zip(*shares))
 
 
 # --- the canvas -----------------------------------------------------------------------------------
 
 
 class Canvas:
-    """A decode under way: prompt and answer of a batch, and which rows are unfinished.
+    """A decode under way: prompts and answers of a batch, and which rows are unfinished.
 
-    The answer starts as masks, or as a template. Raises ValueError for what does not fit the model.
+    prompts, templates: lists of lists of ids; without templates an answer starts as masks
+    Raises ValueError for what does not fit the model or the memory.
     """
 
-    def __init__(
-        self,
-        model: LLaDA,
-        prompts: list[list[int]],
-        strategy: Strategy,
-        settings: Settings,
-        templates: Sequence = (),
-    ):
+    def __init__(self, model, prompts, strategy: Strategy, settings: Settings, templates=()):
         self.strategy, self.settings = strategy.fresh(), settings
         self.mask_id, self.eos_id = model.config.mask_token_id, model.config.eos_token_id
         self.eos = settings.eos or ("suppress" if templates else strategy.eos)
@@ -260,28 +212,25 @@ class Canvas:
             self.model, self.score, self.clock = compile_model(model)
         self.nfe = self.rows = 0  # so far: forwards, those of a guide included, and token-forwards
         self.cache: Cache | None = None  # with as many rows as a forward
-        self.lay_out(
-            *(
-                [row for row in each for _ in range(strategy.trajectories)]
-                for each in (prompts, templates)
-            )
-        )
-        for part in strategy.parts():
+        self.lay_out(prompts, templates or [[self.mask_id] * settings.gen_length] * len(prompts))
+        for part in self.strategy.parts():
             trait(part, "fits")(self)
         self.check_memory()
 
-    def lay_out(self, prompts: list[list[int]], templates: list[list[int]]) -> None:
-        B, P, device = len(prompts), max(map(len, prompts)), self.model.device
-        gen_length, starts = self.settings.gen_length, [P - len(row) for row in prompts]
-        answers = templates or [[self.mask_id] * gen_length] * B
-        answers = [row + [self.eos_id] * (gen_length - len(row)) for row in answers]
-        rows = zip(starts, prompts, answers)
-        rows = [[self.eos_id] * start + prompt + answer for start, prompt, answer in rows]
+    def lay_out(self, prompts: list[list[int]], answers: Sequence[list[int]]) -> None:
+        """Set down each prompt with what its answer starts from, once for each trajectory."""
+        P, G, device = max(map(len, prompts)), self.settings.gen_length, self.model.device
+        rows, starts = [], []
+        for prompt, answer in zip(prompts, answers):
+            start, rest = P - len(prompt), [self.eos_id] * (G - len(answer))
+            row = [self.eos_id] * start + prompt + answer + rest
+            rows += [row] * self.strategy.trajectories
+            starts += [start] * self.strategy.trajectories
         self.prompt_length, self.padded = P, any(starts)
         self.x = torch.tensor(rows, device=device)  # [B, S]
         self.given = self.x != self.mask_id  # bool [B, S]: what nothing may change
         self.start = torch.tensor(starts, device=device)  # [B]: each row's first real slot
-        self.live = torch.arange(B, device=device)  # [b]
+        self.live = torch.arange(len(rows), device=device)  # [b]
         # which blocks of each unfinished row have masks, as of `retire`
         self.unfilled: list[list[bool]] = self.masked().any(-1).tolist()
         self.written = torch.zeros_like(self.x)  # [B, S]: the forward that wrote each, 0 for none
@@ -297,14 +246,11 @@ class Canvas:
         rows, slots = B * self.passes, S
         if isinstance(self.model, Compiled):
             rows, slots = memory_of(rows, slots)
-        width = 2 * config.n_layers * config.kv_heads * config.head_width
         logits = self.block_length * config.vocab_size * 4 * 4
         parts = B * self.passes * sum(trait(part, "memory")(self) for part in self.strategy.parts())
-        needed = rows * (slots * width * self.model.dtype.itemsize + logits) + parts
+        needed = rows * (slots * config.slot_width * self.model.dtype.itemsize + logits) + parts
         what = f"the cache and logits of {B} rows of {S} tokens"
         check_memory(what, needed, self.model.device)
-
-    # --- one forward
 
     def forward(self, window: Window, at: Pass, added: Tensor | None = None) -> Tensor:
         """Logits [b, n * L, V] of the window's slots, guided if asked for; counts forward and rows.
@@ -357,8 +303,6 @@ class Canvas:
             doubt = doubt.masked_fill(scores.token == self.eos_id, kernels.LARGEST)
         return scores._replace(doubt=doubt)
 
-    # --- what is written, and what is open
-
     def answers(self) -> Tensor:
         """The answers of the unfinished rows by block, int64 [b, n, L]: a copy."""
         answers = self.x[self.live, self.prompt_length :]
@@ -384,10 +328,8 @@ class Canvas:
         return Window(start, end, age, final, suffix, remaining, must, self.live, forwards)
 
     def write(self, window: Window, commit: Tensor, token: Tensor) -> None:
-        """Put the committed tokens on the canvas.
-
-        Under eos="stop", end every row whose open blocks are full and hold an EOS.
-        """
+        """Put the committed tokens on the canvas; under eos="stop", end every row whose open
+        blocks are full and hold an EOS."""
         live, span = self.live, slice(window.start, window.end)
         self.x[live, span] = torch.where(commit, token, self.x[live, span])
         self.written[live, span] = self.written[live, span].masked_fill(commit, self.nfe)
@@ -402,16 +344,12 @@ class Canvas:
         """Which unfinished rows hold an EOS that was written, bool [b]."""
         return ((self.x == self.eos_id) & ~self.given)[self.live].any(-1)
 
-    # --- which rows go on
-
     def check_limit(self) -> None:
         steps = self.settings.steps
         if steps and self.nfe >= steps and not trait(self.strategy.rule, "quota"):
             masks = int(self.masked().sum())
-            raise StepLimit(
-                f"steps={self.nfe} forwards are spent, {masks} masks are left: "
-                "raise steps or lower the threshold"
-            )
+            spent = f"steps={self.nfe} forwards are spent, {masks} masks are left"
+            raise StepLimit(f"{spent}: raise steps or lower the threshold")
 
     def retire(self) -> None:
         """Drop the rows that have no mask left, from the batch and from the cache: a finished row
@@ -432,15 +370,6 @@ class Canvas:
             self.cache.keep(self.lines(torch.searchsorted(self.live, parents)))
         self.live = rows
 
-    def fork(self, lines: Tensor, canvases: Tensor) -> "Canvas":
-        """Other canvases, int64 [m, S], in the places of those live rows, int64 [m]; what their
-        forwards write to the cache is theirs alone."""
-        other = copy.copy(self)
-        other.x, other.live = canvases, torch.arange(len(lines), device=lines.device)
-        other.start, other.ran = self.start[self.live[lines]], torch.zeros_like(lines)
-        other.cache = self.cache and self.cache.pick(self.lines(lines))
-        return other
-
     def lines(self, places: Tensor) -> Tensor:
         """The rows of a forward, and of the cache, that belong to these of the live rows."""
         return torch.cat([places + len(self.live) * i for i in range(self.passes)])
@@ -455,30 +384,24 @@ def prepare(model: LLaDA, prompt, strategy, settings: dict, template=None) -> Ca
     strategy, chosen = plan(strategy, settings, max(map(len, templates), default=None))
     prompts = check_prompt(prompt, model.config, chosen.gen_length)
     if templates and len(templates) != len(prompts):
-        raise ValueError(
-            f"there are {len(prompts)} prompts and {len(templates)} templates: "
-            "give one template for each prompt"
-        )
+        counts = f"there are {len(prompts)} prompts and {len(templates)} templates"
+        raise ValueError(f"{counts}: give one template for each prompt")
     return Canvas(model, prompts, strategy, chosen, templates)
 
 
-def plan(
-    strategy: str | Strategy, settings: dict, template_length: int | None = None
-) -> tuple[Strategy, Settings]:
+def plan(strategy, settings: dict, template_length=None) -> tuple[Strategy, Settings]:
     """Sort the settings into those of the strategy and those of all, and check both.
 
-    A template's length decides gen_length.
+    strategy: its name, or a Strategy. A template's length decides gen_length.
     """
-    common = {name: value for name, value in settings.items() if name in options(Settings)}
-    own = {name: value for name, value in settings.items() if name not in common}
+    common = {name: settings[name] for name in settings if name in options(Settings)}
+    own = {name: settings[name] for name in settings if name not in common}
     if isinstance(strategy, str):
-        strategy = build(strategy, **own)
+        strategy = strategies.build(strategy, **own)
     elif own:
-        takes = ", ".join(options(Settings))
-        raise ValueError(
-            f"unknown setting {next(iter(own))}: a Strategy built by hand takes only {takes}"
-        )
-    check_settings(Settings, common)
+        takes = f"a Strategy built by hand takes only {', '.join(options(Settings))}"
+        raise ValueError(f"unknown setting {next(iter(own))}: {takes}")
+    strategies.check_settings(Settings, common)
     chosen = Settings(**common)
     G, L, steps = chosen.gen_length, chosen.block_length, chosen.steps
     if template_length is not None:
@@ -489,34 +412,27 @@ def plan(
         valid = f"{strategy.block_length}, which is what this strategy was made for"
         require(L == strategy.block_length, "block_length", L, valid)
     G = -(-template_length // L) * L if template_length is not None else G
+    nearest = lambda n, of: f"the nearest is {max(1, round(n / of)) * of}"  # noqa: E731
     if G % L:
-        nearest = nearest_multiple(G, L)
-        raise ValueError(f"gen_length {G} is not a multiple of block_length {L}: {nearest}")
+        wrong = f"gen_length {G} is not a multiple of block_length {L}"
+        raise ValueError(f"{wrong}: {nearest(G, L)}")
     if trait(strategy.rule, "quota") and steps and steps % (G // L):
-        nearest = nearest_multiple(steps, G // L)
-        raise ValueError(f"steps {steps} do not divide evenly among {G // L} blocks: {nearest}")
+        wrong = f"steps {steps} do not divide evenly among {G // L} blocks"
+        raise ValueError(f"{wrong}: {nearest(steps, G // L)}")
     warm = strategy.temperature if chosen.temperature is None else chosen.temperature
     return strategy, replace(chosen, gen_length=G, block_length=L, temperature=warm)
 
 
-def nearest_multiple(value: int, of: int) -> str:
-    return f"the nearest is {max(1, round(value / of)) * of}"
-
-
 def check_prompt(prompt, config: Config, gen_length: int) -> list[list[int]]:
     """One prompt or several, as a tensor or as lists, to a list of lists of ids that fit."""
-    rows = check_ids(prompt, "prompt", config)
+    rows, mask = check_ids(prompt, "prompt", config), config.mask_token_id
+    most = config.max_sequence_length
     for which, row in rows.items():
-        if config.mask_token_id in row:
-            raise ValueError(
-                f"{which} holds the mask token, id {config.mask_token_id}, "
-                "which marks what is to be written"
-            )
-        if len(row) + gen_length > config.max_sequence_length:
-            raise ValueError(
-                f"{which} has {len(row)} tokens, gen_length is {gen_length}: "
-                f"together more than the model's {config.max_sequence_length}"
-            )
+        if mask in row:
+            raise ValueError(f"{which} holds the mask token, id {mask}, which marks what to write")
+        if len(row) + gen_length > most:
+            lengths = f"{which} has {len(row)} tokens, gen_length is {gen_length}"
+            raise ValueError(f"{lengths}: together more than the model's {most}")
     return list(rows.values())
 
 
@@ -524,11 +440,8 @@ def check_template(template, config: Config) -> list[list[int]]:
     """The same of templates, each of which must have a hole; none if there is none."""
     rows = check_ids(template, "template", config) if template is not None else {}
     for which, row in rows.items():
-        if config.mask_token_id not in row:
-            raise ValueError(
-                f"{which} has no hole: the mask token, id {config.mask_token_id}, "
-                "marks what is to be written"
-            )
+        if (mask := config.mask_token_id) not in row:
+            raise ValueError(f"{which} has no hole: the mask token, id {mask}, marks what to write")
     return list(rows.values())
 
 
@@ -537,15 +450,16 @@ def check_ids(ids, name: str, config: Config) -> dict[str, list[int]]:
     rows = ids.tolist() if isinstance(ids, Tensor) else list(ids)
     if not rows or not isinstance(rows[0], Sequence):
         rows = [rows]
-    numbered = [f"{name} {i}" for i in range(len(rows))] if len(rows) > 1 else [f"the {name}"]
-    for which, row in zip(numbered, rows):
+    numbered = {f"{name} {number}": list(row) for number, row in enumerate(rows)}
+    numbered = numbered if len(rows) > 1 else {f"the {name}": list(rows[0])}
+    last = config.vocab_size - 1
+    for which, row in numbered.items():
         if not row:
             raise ValueError(f"{which} is empty: give at least one token")
         for token in row:
-            if not (isinstance(token, int) and 0 <= token < config.vocab_size):
-                end = config.vocab_size - 1
-                raise ValueError(f"{which} holds the id {token}, but the vocabulary ends at {end}")
-    return {which: list(row) for which, row in zip(numbered, rows)}
+            if not (isinstance(token, int) and 0 <= token <= last):
+                raise ValueError(f"{which} holds the id {token}, but the vocabulary ends at {last}")
+    return numbered
 
 
 strategies.discover()

@@ -7,7 +7,6 @@ and 1e-12, stay apart. Rules order by doubt and compare 1 / (1 + doubt).
 Letters: V vocabulary; "..." whatever stands before it.
 """
 
-import sys
 from typing import NamedTuple
 
 import torch
@@ -34,7 +33,7 @@ class Scores(NamedTuple):
 
 
 def score(logits: Tensor, noise: Tensor | None = None) -> Scores:
-    """Score every position from its logits [..., V], of any dtype; -inf marks what can never be chosen.
+    """Score every position from its logits [..., V], of any dtype; -inf is what is never chosen.
 
     noise: float32 [..., V] to sample with, the arg-max of logits + noise (see `gumbel`); scores
     always come from the clean logits. Each line below is an element-wise operation or a reduction
@@ -74,25 +73,3 @@ def gumbel(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
         generator=generator
     )
     return (-temperature * waiting.log()).float()
-
-
-def compile_score(device: torch.device):
-    """`score` under torch.compile, or as it is, with one line on stderr, where nothing can compile."""
-    fast = torch.compile(score, dynamic=True)
-
-    def flat(logits: Tensor, noise: Tensor | None = None) -> Scores:
-        """Score [N, V]: with a batch dimension of its own, a batch of one would be compiled apart."""
-        rows = logits.flatten(0, -2)
-        if device.type == "cpu":
-            rows = rows.float()  # 32 x 32000 in 3.7 ms for 9.6: a CPU's code is slow over bfloat16
-        rows = fast(rows, None if noise is None else noise.flatten(0, -2))
-        return Scores(*(score.view(logits.shape[:-1]) for score in rows))
-
-    try:
-        with torch.inference_mode():  # as decoding calls it: another mode would compile anew
-            flat(torch.zeros(2, 4, 16, device=device))
-    except Exception as error:  # a missing C++ compiler or Triton surfaces as one of many types
-        reason = str(error).strip().splitlines()[0]
-        print(f"torch.compile is not available here, staying eager: {reason}", file=sys.stderr)
-        return score
-    return flat

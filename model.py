@@ -51,6 +51,11 @@ class Config:
     def head_width(self) -> int:
         return self.d_model // self.n_heads
 
+    @property
+    def slot_width(self) -> int:
+        """Numbers in a slot of the cache, keys and values of all layers."""
+        return 2 * self.n_layers * self.kv_heads * self.head_width
+
 
 class Linear(nn.Linear):
     """A matrix without a bias and without initial values, which a file brings, or a trainer."""
@@ -100,10 +105,7 @@ class RMSNorm(nn.Module):
 
 
 def rope_table(positions: Tensor, width: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position's angles: int64 [..., Q] -> two float32 [..., 1, Q, D/2].
-
-    The 1 stands for the heads.
-    """
+    """int64 [..., Q] -> cosine and sine of each position's angles, float32 [..., 1, Q, D/2]."""
     even = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32)
     inverse_frequency = theta ** -(even / width)  # [D/2]
     angle = (positions.float()[..., None] * inverse_frequency).unsqueeze(-3)
@@ -111,10 +113,7 @@ def rope_table(positions: Tensor, width: int, theta: float) -> tuple[Tensor, Ten
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn dimension j of x [B, H, Q, D] against dimension j + D/2 (half-split layout).
-
-    In float32, whatever the dtype of x.
-    """
+    """Turn dimension j of x [B, H, Q, D] against j + D/2 (half-split layout), in float32."""
     a, b = x.float().chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
 
@@ -146,17 +145,13 @@ class Cache:
         return other
 
     def of(self, layer: int) -> "Cache":
-        """The slots of one layer, as views.
-
-        No method takes the layer's number, so that compiled code serves them all.
-        """
+        """The slots of one layer, as views. No method takes its number, so that compiled code
+        serves them all."""
         return self.each(lambda tensor: tensor[layer])
 
     def write(self, query: Slots, k: Tensor, v: Tensor, own: Tensor | None = None) -> None:
-        """Put k and v [B, G, Q, D] into their slots; with own, bool [B, Q], only those.
-
-        query: int64 [B, Q] are slots of each row's own
-        """
+        """Put k and v [B, G, Q, D] into their slots, int64 [B, Q] if each row has others; with
+        own, bool [B, Q], only those."""
         for slots, new in ((self.k, k), (self.v, v)):  # each [B, G, S, D]
             if isinstance(query, Tensor) and query.dim() == 2:
                 slots[rows_of(query), :, query] = new.transpose(1, 2)
@@ -166,10 +161,7 @@ class Cache:
                 slots[:, :, query] = torch.where(own[:, None, :, None], new, slots[:, :, query])
 
     def read(self, visible: Slots) -> tuple[Tensor, Tensor]:
-        """Keys and values of these slots, each [B, G, K, D]: views if they are a slice.
-
-        visible: int64 [B, K] are slots of each row's own
-        """
+        """Keys and values of these slots, int64 [B, K] if each row has others: [B, G, K, D]."""
         if isinstance(visible, Tensor) and visible.dim() == 2:
             lines = rows_of(visible)
             return tuple(slots[lines, :, visible].transpose(1, 2) for slots in (self.k, self.v))
@@ -232,10 +224,8 @@ class Block(nn.Module):
 
 
 def remember(cache: Cache | None, query: Slots, visible: Slots, own: Tensor | None, q, k, v):
-    """Put k and v [B, G, Q, D] into a layer's slots and return those of the visible slots.
-
-    Without a cache, return them as they are.
-    """
+    """Put k and v [B, G, Q, D] into their slots and return those of the visible; without a cache
+    return them as they are."""
     if cache is None:
         return k, v
     cache.write(query, k, v, own)

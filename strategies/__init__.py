@@ -1,9 +1,5 @@
 """What a strategy is made of, the registry of those with a name, and the checks of their settings.
 
-    schedule  which blocks are open now
-    view      which positions one forward recomputes, and which cache slots they see
-    rule      which of the scored tokens to write
-
 Each system is a file in this folder: its paper, its settings, its part, and a builder that puts the
 part together with parts of others. Delete the file and the system is gone; a file that is put here
 is found. No system imports the decoder (dllm.py), which hands its Canvas to the parts.
@@ -28,7 +24,7 @@ import torch
 from torch import Tensor
 
 from kernels import Scores
-from model import LLaDA, Pass, Slots
+from model import Pass, Slots
 
 
 @dataclass(frozen=True)
@@ -44,10 +40,6 @@ class Window:
     must: Tensor  # bool [b, n]: blocks in which a forward commits at least one token
     live: Tensor  # int64 [b]: the unfinished rows of the batch
     forwards: Tensor  # int64 [b]: so far, those in which something could be written in each row
-
-    @property
-    def blocks(self) -> int:
-        return self.must.shape[1]
 
 
 # --- the kinds of parts; `s` is the Canvas of dllm.py ---------------------------------------------
@@ -76,10 +68,8 @@ Search = Callable[[Any, Iterator], Iterator]
 
 
 class Part:
-    """What a part may say of itself: as attributes of its class, or of a function by `has`.
-
-    Here is what holds where it says nothing. A part may have another `inside` it.
-    """
+    """What a part may say of itself, by attributes of its class, or of a function by `has`; here is
+    what holds where it says nothing. A part may have another `inside` it."""
 
     quota = False  # of a rule: it shares out `steps` among the tokens; otherwise they are a cap
     revises = False  # of a rule: it takes tokens back, or writes others in their place
@@ -141,10 +131,7 @@ class Strategy:
 
     def __post_init__(self):
         if trait(self.view, "settled") == inf and trait(self.rule, "revises"):
-            raise ValueError(
-                "a rule that changes written tokens contradicts a cache that keeps what was "
-                "computed for them"
-            )
+            raise ValueError("a rule that changes tokens contradicts a cache that keeps theirs")
         for part in self.parts():
             trait(part, "check")(self)
 
@@ -172,12 +159,12 @@ def rank(doubt: Tensor, candidates: Tensor) -> Tensor:
 
 def choose(s, window: Window, scores: Scores, candidates: Tensor, *_) -> tuple[Tensor, Tensor]:
     """What the rule says, and the surest candidate of a block that must move and has none."""
-    shape, lines = candidates.shape, window.must.numel()  # [b, n * L], N
-    scores = Scores(*(each.reshape(lines, -1) for each in scores))
-    candidates = candidates.reshape(lines, -1)
+    shape, must = candidates.shape, window.must.reshape(-1, 1)  # [b, n * L], [N, 1]
+    scores = Scores(*(each.reshape(len(must), -1) for each in scores))
+    candidates = candidates.reshape(len(must), -1)
     chosen = s.strategy.rule(scores, candidates, window)
     commit, token = chosen if isinstance(chosen, tuple) else (chosen & candidates, scores.token)
-    stuck = window.must.flatten()[:, None] & ~(commit & candidates).any(-1, keepdim=True)  # [N, 1]
+    stuck = must & ~(commit & candidates).any(-1, keepdim=True)  # [N, 1]
     commit = commit | stuck & candidates & (rank(scores.doubt, candidates) == 0)
     return commit.view(shape), token.reshape(shape)
 
@@ -203,15 +190,16 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {}
 KNOWN = (
     "llada", "fast_dllm", "localleap", "streaming", "d2f", "ar", "hierarchy", "saber", "editing",
     "conv", "learn2pd", "credit", "smoothing", "dkv", "sparse", "dllm_cache", "d3llm", "dllm_var",
-    "drafts", "guides", "prism",
+    "freedave", "spiffy", "swift", "apd", "guided", "prism",
 )  # fmt: skip
 
 
 def named(name: str, either: tuple[str, ...] = ()) -> Callable:
     """Enter a builder into STRATEGIES. Its keyword arguments are the settings.
 
-    A line `name: meaning` of its docstring, with indented lines that go on, explains each; its
-    annotation says the type and the range. either: settings of which a caller may give one.
+    An annotation says the type and, in a note, the range or the meaning; so does a line
+    `name: meaning` of the docstring, which indented lines go on.
+    either: settings of which a caller may give one
     """
     return lambda builder: STRATEGIES.setdefault(name, has(either=either)(builder))
 
@@ -222,32 +210,27 @@ def discover() -> None:
     files = [*(name for name in KNOWN if name in there), *sorted(there - set(KNOWN))]
     for name in files:
         importlib.import_module(f"{__name__}.{name}")
-    place = {f"{__name__}.{name}": i for i, name in enumerate(files)}
-    ordered = sorted(STRATEGIES.items(), key=lambda pair: place.get(pair[1].__module__, len(place)))
-    STRATEGIES.clear()
-    STRATEGIES.update(ordered)
-
-
-def find(name: str) -> Callable[..., Strategy]:
-    if name not in STRATEGIES:
-        raise ValueError(f"unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}")
-    return STRATEGIES[name]
+    for name in files:  # in this order, whatever was imported first
+        for key in [k for k, b in STRATEGIES.items() if b.__module__ == f"{__name__}.{name}"]:
+            STRATEGIES[key] = STRATEGIES.pop(key)
 
 
 def build(name: str, **given) -> Strategy:
     """The strategy of this name; ValueError if it, or a setting, is unknown or out of range."""
-    takes = options(find(name))
+    if name not in STRATEGIES:
+        raise ValueError(f"unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}")
+    builder = STRATEGIES[name]
     for setting in given:
-        if setting not in takes:
+        if setting not in options(builder):
             takers = [other for other in STRATEGIES if setting in options(STRATEGIES[other])]
-            hint = f"that is a setting of {', '.join(takers)}" if takers else ""
-            hint = hint or f"it takes {', '.join(takes) or 'none'}"
+            own = f"it takes {', '.join(options(builder)) or 'none'}"
+            hint = f"that is a setting of {', '.join(takers)}" if takers else own
             raise ValueError(f"strategy {name} has no setting {setting}: {hint}")
-    check_settings(find(name), given)
-    both = [f"{s}={given[s]:g}" for s in find(name).either if given.get(s) is not None]
+    check_settings(builder, given)
+    both = [f"{each}={given[each]:g}" for each in builder.either if given.get(each) is not None]
     if len(both) > 1:
         raise ValueError(f"{' and '.join(both)} are two rules for the same choice: give one")
-    return find(name)(**given)
+    return builder(**given)
 
 
 # --- settings, as the functions that take them declare them ---------------------------------------
@@ -267,16 +250,6 @@ class Option(NamedTuple):
     default: object
     meaning: str
 
-    def read(self, text: str):
-        """The value that a text stands for; ValueError if it is of another type."""
-        if text == "none" and self.optional:
-            return None
-        if self.kind is LLaDA:
-            return text  # where it is, for the caller to load
-        return (
-            text == "true" if self.kind is bool and text in ("true", "false") else self.kind(text)
-        )
-
     def check(self, value) -> None:
         """Raise ValueError if the value is of another type, or outside the range or choices."""
         if value is None and self.optional:
@@ -295,30 +268,29 @@ class Option(NamedTuple):
 
 @functools.cache
 def options(function: Callable) -> dict[str, Option]:
-    """The keyword arguments of a builder or a dataclass, their meanings from the docstring.
+    """The keyword arguments of a builder or a dataclass, which has the meanings of its bases, too.
 
-    A dataclass has the meanings of its bases, too. A number without a range is at least 0.
+    A number without a range is at least 0.
     """
     documented = [inspect.cleandoc(f.__doc__) for f in getattr(function, "__mro__", [function])]
     meanings = re.findall(r"^(\w+): (.+(?:\n +.+)*)$", "\n".join(documented), re.MULTILINE)
     meanings = {name: " ".join(meaning.split()) for name, meaning in meanings}
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
-        kinds = parameter.annotation
-        kinds = get_args(kinds) if get_origin(kinds) in (Union, UnionType) else (kinds,)
-        kind, limits = kinds[0], (0, inf)
-        if get_origin(kind) is Annotated:
-            kind, limits = get_args(kind)
-        choices = get_args(kind)
-        kind, optional = str if choices else kind, NoneType in kinds
-        default, meaning = parameter.default, meanings[name]
-        found[name] = Option(name, kind, choices, limits, optional, default, meaning)
+        outer, *notes = noted(parameter.annotation)
+        kinds = get_args(outer) if get_origin(outer) in (Union, UnionType) else (outer,)
+        kind, *more = noted(kinds[0])
+        limits = next((note for note in notes + more if isinstance(note, tuple)), (0, inf))
+        meaning = meanings.get(name, *[note for note in notes if isinstance(note, str)])
+        choices, optional = get_args(kind), NoneType in kinds
+        kind = str if choices else kind
+        found[name] = Option(name, kind, choices, limits, optional, parameter.default, meaning)
     return found
 
 
-def summary(builder: Callable) -> str:
-    """The first sentence of a builder's docstring: its paper and what it does."""
-    return " ".join(inspect.cleandoc(builder.__doc__).partition("\n\n")[0].split())
+def noted(annotation) -> tuple:
+    """A type, and what is noted of it."""
+    return get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
 
 
 def check_settings(function: Callable, given: dict) -> None:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from model import Pass
 from strategies import Forward, Share, Strategy, Window, named
-from strategies.fast_dllm import CacheName, cached, threshold_rule
+from strategies.fast_dllm import CacheSetting, cached, threshold_rule
 from strategies.llada import one_block, serial
 
 
@@ -41,7 +41,7 @@ def credit(
     alpha: float = 0.7,
     gamma: float = 0.2,
     beta: Share = 0.8,
-    cache: CacheName = "prefix",
+    cache: CacheSetting = "prefix",
 ) -> Strategy:
     """CreditDecoding (arXiv 2510.06133): a token that stays the first choice gains confidence over
     the forwards of its block.
@@ -50,7 +50,6 @@ def credit(
     alpha: weight of the credit; 0 for none
     gamma: power of the confidence that is earned; below 1 it lifts the unsure
     beta: share of the credit that is kept from forward to forward
-    cache: as in fast-dllm
     """
     forward = Credit(alpha, gamma, beta)
     return Strategy(threshold_rule(threshold), cached(cache), serial, forward=forward)

@@ -1,7 +1,4 @@
-"""D2F (arXiv 2508.09192): blocks in flight, over a mask that leaves finished blocks as they are.
-
-Its student has learnt to decode under this mask (lab/d2f.py trains the embedded model's).
-"""
+"""D2F (arXiv 2508.09192): blocks in flight, over a mask that leaves finished blocks as they are."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -11,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import Pass
-from strategies import Schedule, Share, Strategy, Window, has, named, trait
+from strategies import Schedule, Share, Strategy, View, Window, has, named, trait
 from strategies.fast_dllm import threshold_rule
 
 
@@ -27,9 +24,8 @@ def pipeline(add: float, act: float, first_only: bool = False) -> Schedule:
     """Several blocks at once: the next opens when the last is filled up to the share `add`, and
     must move when its predecessor is filled up to the share `act`.
 
-    first_only: of the blocks that must move, hold only the first to it (d3LLM).
-    The numbers at line ends are the steps in docs/d2f.md. Each row of a batch runs its own
-    pipeline; the window spans them all.
+    first_only: of the blocks that must move, hold only the first to it (d3LLM). Each row of a batch
+    runs its own pipeline; the window spans them all. Numbers at line ends are docs/d2f.md's steps.
     """
 
     @has(check=in_flight)
@@ -58,31 +54,26 @@ def pipeline(add: float, act: float, first_only: bool = False) -> Schedule:
 
 
 def block_mask(prompt_length: int, block_length: int, first: int, end: int, device=None) -> Tensor:
-    """Which of the positions first .. end sees which slot before end, bool [Q, K].
-
-    Those of its own block, of earlier ones and the prompt. With a prompt of 2 and blocks of 2, the
-    blocks of six slots are 0 0 1 1 2 2; slot 3 sees the first four.
-    """
+    """Which of the positions first .. end sees which slot before end, bool [Q, K]: its own block,
+    earlier ones and the prompt. With a prompt of 2 and blocks of 2, the blocks of six slots are
+    0 0 1 1 2 2; slot 3 sees the first four."""
     position = torch.arange(end, device=device) - prompt_length
     block = (position.div(block_length, rounding_mode="floor") + 1).clamp(min=0)
     return block[first:, None] >= block
 
 
-@has(settled=0)
-def block_causal(s, window: Window) -> Pass:
-    """Recompute what was not final yet; a block sees itself and all before it.
+def block_causal(cached: bool = True) -> View:
+    """A block sees itself and all before it; so keys and values of a finished block never change,
+    and it is enough to recompute what was not final yet: the cache is exact. Without it everything
+    is recomputed, which is the definition that the cache must equal."""
 
-    So keys and values of a finished block never change: the cache is exact.
-    """
-    mask = block_mask(s.prompt_length, s.block_length, window.final, window.end, s.x.device)
-    return Pass(slice(window.final, window.end), slice(0, window.end), mask)
+    @has(settled=0)
+    def view(s, window: Window) -> Pass:
+        first, end = window.final if cached else 0, window.end
+        mask = block_mask(s.prompt_length, s.block_length, first, end, s.x.device)
+        return Pass(slice(first, end), slice(0, end) if cached else None, mask)
 
-
-@has(settled=0)
-def block_causal_uncached(s, window: Window) -> Pass:
-    """The definition that `block_causal` must equal: the same mask, everything recomputed."""
-    mask = block_mask(s.prompt_length, s.block_length, 0, window.end, s.x.device)
-    return Pass(slice(0, window.end), None, mask)
+    return view
 
 
 @named("d2f")
@@ -96,11 +87,10 @@ def d2f(
     exact; made for its distilled student.
 
     block_add_threshold: open the next block when the last is filled this far, 0 to 1
-    decoded_token_threshold: a block must move, sure or not, when its predecessor is filled this
-        far, 0 to 1
+    decoded_token_threshold: a block must move, sure or not, when the one before is filled so far
     skip_threshold: commit every token more confident than this
     cache: exact reuses finished blocks, none recomputes them; the tokens are the same
     """
-    view = block_causal if cache == "exact" else block_causal_uncached
+    rule, view = threshold_rule(skip_threshold, strict=True), block_causal(cache == "exact")
     schedule = pipeline(block_add_threshold, decoded_token_threshold)
-    return Strategy(threshold_rule(skip_threshold, strict=True), view, schedule, eos="stop")
+    return Strategy(rule, view, schedule, eos="stop")

@@ -12,10 +12,7 @@ from strategies.llada import ORDERS, serial
 
 def several_blocks(strategy: Strategy) -> None:
     if strategy.schedule is serial:
-        raise ValueError(
-            "a view that a pipeline's forwards refresh needs pipelined blocks: "
-            "elsewhere each block counts its own"
-        )
+        raise ValueError("a view that a pipeline's forwards refresh needs pipelined blocks")
 
 
 @named("d3llm")
@@ -31,16 +28,14 @@ def d3llm(
 
     theta: commit every token with less entropy than this, in nats
     block_add_threshold: open the next block when the last is filled this far, 0 to 1
-    decoded_token_threshold: the first unfinished block must move when its predecessor is filled
-        this far, 0 to 1
+    decoded_token_threshold: the first unfinished block must move when the one before is so full
     delay: forwards that recompute everything after a block is full, before it is kept
     refresh: recompute everything every so many forwards; 1 keeps nothing
     """
 
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
-        """What has little entropy, and always what has the least."""
-        by_row = lambda t: t.reshape(len(window.live), -1)  # noqa: E731  [N, L] -> [b, n * L]
-        best = rank(by_row(scores.entropy), by_row(candidates)) == 0
+        rows = len(window.live), -1  # [N, L] -> [b, n * L]
+        best = rank(scores.entropy.reshape(rows), candidates.reshape(rows)) == 0  # is always taken
         return (scores.entropy < theta) | best.view_as(candidates)
 
     @has(settled=0, check=several_blocks)
@@ -48,7 +43,6 @@ def d3llm(
         """Reuse the full blocks before the first mask, each once `delay` + 1 forwards have seen it
         full; until then recompute everything."""
         P, S = s.prompt_length, s.x.shape[1]
-        # the forward that wrote each token, or that may at the earliest
         written = torch.where(s.x == s.mask_id, s.nfe + 1, s.written)[s.live, P:]
         written = written.unflatten(-1, (s.blocks, s.block_length)).amax(-1)
         filled = written.cummax(-1).values  # [b, n]: with which forward all up to here was

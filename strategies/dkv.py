@@ -4,18 +4,17 @@ from math import inf
 
 from model import Pass
 from strategies import Count, Strategy, Window, has, named
-from strategies.fast_dllm import threshold_rule
+from strategies.fast_dllm import Threshold, threshold_rule
 from strategies.llada import serial
 
 
 @named("dkv")
-def dkv(refresh: Count = 8, prefill: bool = False, threshold: float | None = None) -> Strategy:
+def dkv(refresh: Count = 8, prefill: bool = False, threshold: Threshold = None) -> Strategy:
     """dKV-Cache (arXiv 2505.15781): keys and values are reused from the second forward after their
     token was written, and refreshed at times.
 
     refresh: recompute everything every so many forwards of a block, and in its first two
     prefill: everything but the prompt, which is computed in the first forward only
-    threshold: commit every token at least this confident; none commits the quota of `steps`
     """
 
     @has(settled=inf)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model import Layer, Pass, remember
 from strategies import Count, Share, Strategy, Window, has, named
-from strategies.fast_dllm import threshold_rule
+from strategies.fast_dllm import Threshold, threshold_rule
 from strategies.llada import serial
 
 
@@ -54,7 +54,7 @@ def dllm_cache(
     prompt_interval_steps: Count = 25,
     gen_interval_steps: Count = 5,
     transfer_ratio: Share = 0.25,
-    threshold: float | None = None,
+    threshold: Threshold = None,
 ) -> Strategy:
     """dLLM-Cache (arXiv 2506.06295): each layer recomputes the tokens whose values changed most,
     and adds to the others what it added before.
@@ -62,7 +62,6 @@ def dllm_cache(
     prompt_interval_steps: K_p; recompute the prompt every so many forwards of a block
     gen_interval_steps: K_r; recompute the whole answer every so many forwards of a block
     transfer_ratio: rho; share of the answer that each layer recomputes in between, 0 to 1
-    threshold: commit every token at least this confident; none commits the quota of `steps`
     """
 
     @has(settled=inf, memory=memory)

@@ -1,4 +1,4 @@
-"""Speculation without a loss: FreeDave (arXiv 2510.00294), Spiffy (2509.18085), SWIFT (2410.06916).
+"""Speculation without a loss, for FreeDave (arXiv 2510.00294), Spiffy and SWIFT.
 
 Drafts of the canvases to come are computed along with the one that is; where the rule then makes
 one of them, its logits are there already, and no forward is run.
@@ -6,28 +6,21 @@ one of them, its logits are there already, and no forward is run.
 Letters: m rows whose canvas no draft was, D canvases computed for each row: itself and its drafts.
 """
 
-import json
-import re
+import copy
 from collections.abc import Collection
 from math import inf
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from model import Pass
-from strategies import Count, Strategy, Window, named, rank, require, trait
-from strategies.fast_dllm import CacheName, cached, threshold_rule
+from strategies import Strategy, Window, rank, require, trait
+from strategies.fast_dllm import cached, threshold_rule
 from strategies.llada import one_block, serial
 
 # A draft fills the i-th surest mask with its j-th likeliest token, for each of its pairs (i, j),
 # both from 0; a graph is several drafts.
 Graph = tuple[tuple[tuple[int, int], ...], ...]
-
-CALIBRATED: Graph = (
-    ((0, 0),), ((0, 0), (1, 0)), ((0, 0), (1, 0), (2, 0)), ((0, 0), (1, 0), (2, 0), (3, 0)),
-    ((1, 0),), ((0, 0), (2, 0)), ((0, 0), (1, 0), (3, 0)),
-)  # fmt: skip
 
 
 def chain(depth: int) -> Graph:
@@ -61,14 +54,13 @@ class Drafts:
         live, now = s.live, s.x[s.live, window.start : window.end]  # [b, L]
         if window.age < max(1, trait(s.strategy.view, "settled")):
             # little is known of this block, and the cache may be refreshed
-            self.last = s.forward(window, at)
-            D = 1 + len(self.graph)
-            self.drafts = torch.full((len(s.x), D, now.shape[1]), -1, device=now.device)
-            self.logits = self.last.new_empty(*self.drafts.shape, self.last.shape[-1])
-            self.rows = live
+            self.last, self.rows = s.forward(window, at), live
+            shape = len(s.x), 1 + len(self.graph), now.shape[1]
+            self.drafts = torch.full(shape, -1, device=now.device)  # [B, D, L]
+            self.logits = self.last.new_empty(*shape, self.last.shape[-1])  # [B, D, L, V]
             return self.last
         known = (self.drafts[live] == now[:, None]).all(-1)  # [b, D]
-        miss = (~known.any(-1)).nonzero()[:, 0]
+        miss = (~known.any(-1)).nonzero()[:, 0]  # [m]
         if len(miss):
             # what the rows' latest tokens were chosen by
             last = self.last[torch.isin(self.rows, live)][miss]  # [m, L, V]
@@ -78,18 +70,19 @@ class Drafts:
                 last = self.ahead(s, window, at._replace(skip=skip), miss, now[miss, None])[:, 0]
                 s.forbid(last)
             drafts = torch.cat((now[miss, None], self.draft(last, now[miss], s.mask_id)), 1)
-            logits = self.ahead(s, window, at, miss, drafts)
-            self.drafts[live[miss]], self.logits[live[miss]] = drafts, logits
+            self.drafts[live[miss]] = drafts
+            self.logits[live[miss]] = self.ahead(s, window, at, miss, drafts)
             known[miss] = torch.arange(known.shape[1], device=known.device) == 0
         self.rows, self.last = live, self.logits[live, known.int().argmax(-1)]
         return self.last
 
     def ahead(self, s, window: Window, at: Pass, miss: Tensor, drafts: Tensor) -> Tensor:
         """Logits [m, D, L, V] of the live rows miss with these blocks in place, int64 [m, D, L]."""
-        lines = miss.repeat_interleave(drafts.shape[1])
-        canvases = s.x[s.live[lines]]
-        canvases[:, window.start : window.end] = drafts.flatten(0, 1)
-        fork = s.fork(lines, canvases)
+        lines, fork = miss.repeat_interleave(drafts.shape[1]), copy.copy(s)
+        fork.x, fork.start = s.x[s.live[lines]], s.start[s.live[lines]]
+        fork.x[:, window.start : window.end] = drafts.flatten(0, 1)
+        fork.live, fork.ran = torch.arange(len(lines), device=lines.device), torch.zeros_like(lines)
+        fork.cache = s.cache and s.cache.pick(s.lines(lines))  # what they write is theirs alone
         logits = fork.forward(window, at)
         s.nfe, s.rows = fork.nfe, fork.rows
         s.ran[s.live[miss]] += 1
@@ -99,85 +92,17 @@ class Drafts:
         """The graph's drafts of blocks now [m, L], from logits [m, L, V] in which something was
         masked still: int64 [m, D - 1, L]."""
         furthest = max((j for node in self.graph for _, j in node), default=0)
-        furthest = min(logits.shape[-1] - 1, furthest)
-        probability, token = logits.float().softmax(-1).topk(1 + furthest)
+        choices = min(logits.shape[-1], 1 + furthest)
+        probability, token = logits.float().softmax(-1).topk(choices)
         masked = now == mask_id
-        place = rank(1 - probability[..., 0], masked)
+        place = rank(1 - probability[..., 0], masked).masked_fill(~masked, -1)
         drafts = now[:, None].repeat(1, len(self.graph), 1)
-        for number, node in enumerate(self.graph):
+        for draft, node in zip(drafts.unbind(1), self.graph):  # views: writing them writes drafts
             for i, j in node:
-                filled = (place == i) & masked
-                likely = token[..., min(j, furthest)]
-                drafts[:, number] = torch.where(filled, likely, drafts[:, number])
+                draft[place == i] = token[..., min(j, choices - 1)][place == i]
         return drafts
 
 
-def drafting(
-    graph: Graph, threshold: float | None, cache: CacheName, skip: Collection[int] | None = None
-) -> Strategy:
+def drafting(graph: Graph, threshold, cache, skip=None) -> Strategy:
     drafts = Drafts(graph, skip)
     return Strategy(threshold_rule(threshold), cached(cache), serial, forward=drafts)
-
-
-@named("freedave")
-def freedave(
-    depth: Count = 4, threshold: float | None = None, cache: CacheName = "dual"
-) -> Strategy:
-    """FreeDave (arXiv 2510.00294): each forward also computes where the next ones may lead; the
-    same tokens in fewer forwards.
-
-    depth: canvases a forward computes; 1 is no speculation
-    threshold: commit every token at least this confident; none commits the quota of `steps`
-    cache: as in fast-dllm
-    """
-    return drafting(chain(depth), threshold, cache)
-
-
-@named("spiffy")
-def spiffy(
-    graph: str | None = None, threshold: float | None = None, cache: CacheName = "dual"
-) -> Strategy:
-    """Spiffy (arXiv 2509.18085): as freedave, but the drafts are those that came true most often
-    when they were counted.
-
-    graph: a file that lab/calibrate.py wrote; none takes what it found for the embedded model at
-        one token per forward
-    threshold: commit every token at least this confident; none commits the quota of `steps`
-    cache: as in fast-dllm
-    """
-    return drafting(CALIBRATED if graph is None else read_graph(graph), threshold, cache)
-
-
-def read_graph(file: str) -> Graph:
-    """The drafts in a JSON file: a list of lists of pairs [i, j]."""
-    try:
-        graph = json.loads(Path(file).read_text())
-        graph = tuple(tuple((i, j) for i, j in node) for node in graph)
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"graph {file!r} cannot be read: {error}") from None
-    numbers = [n for node in graph for pair in node for n in pair]
-    if not all(type(n) is int and 0 <= n < 1000 for n in numbers):
-        raise ValueError(f"graph {file!r} holds something else than pairs of whole numbers from 0")
-    return graph
-
-
-@named("swift")
-def swift(
-    depth: Count = 4,
-    skip: str | None = None,
-    threshold: float | None = None,
-    cache: CacheName = "dual",
-) -> Strategy:
-    """SWIFT (arXiv 2410.06916), for diffusion: as freedave, but the drafts are those of the same
-    network with layers left out.
-
-    depth: canvases a forward computes; 1 is no speculation
-    skip: layers left out, such as 1,3; none takes every second one between the first and the last
-    threshold: commit every token at least this confident; none commits the quota of `steps`
-    cache: as in fast-dllm
-    """
-    if skip is not None:
-        numbers = re.fullmatch(r"\d+(,\d+)*", skip)
-        require(numbers is not None, "skip", skip, "numbers of layers from 0, such as 1,3")
-    layers = slice(1, -1, 2) if skip is None else tuple(map(int, skip.split(",")))
-    return drafting(chain(depth), threshold, cache, layers)

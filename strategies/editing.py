@@ -4,20 +4,19 @@ from torch import Tensor
 
 from kernels import Scores
 from strategies import Strategy, Window, has, named
-from strategies.fast_dllm import CacheName, cached
+from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import serial
 
 
 @named("editing")
 def editing(
-    threshold: float = 0.95, edit_threshold: float = 0.9, cache: CacheName = "prefix"
+    threshold: float = 0.95, edit_threshold: float = 0.9, cache: CacheSetting = "prefix"
 ) -> Strategy:
     """Token editing (LLaDA 2.1, arXiv 2602.08676): a written token is replaced when the model has
     come to prefer another, until its block is full.
 
     threshold: commit every token at least this confident
     edit_threshold: replace a token by one more confident than this
-    cache: as in fast-dllm
     """
 
     @has(revises=True)

@@ -1,9 +1,6 @@
-"""Fast-dLLM (arXiv 2505.22618): thresholds on confidence, and approximate caches by the block.
+"""Fast-dLLM (arXiv 2505.22618): thresholds on confidence, and approximate caches by the block."""
 
-Its caches serve most of the other systems, too.
-"""
-
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
@@ -13,16 +10,17 @@ from strategies import Rule, Strategy, View, Window, named, rank
 from strategies.llada import full, quota, serial
 
 CacheName = Literal["none", "prefix", "dual", "vicinity", "frozen"]
+CacheSetting = Annotated[CacheName, "as in fast-dllm"]
+SURE_ENOUGH = "commit every token at least this confident; none commits the quota of `steps`"
+Threshold = Annotated[float | None, SURE_ENOUGH]
 VICINITY = 16  # slots on either side of the block; dInfer's default
 
 
 def cached(cache: CacheName) -> View:
-    """Recompute all at the start of a block, then only from the block on.
-
-    prefix recomputes the block and all behind it, dual only the block, vicinity the block and
-    VICINITY slots on either side (dInfer). frozen is a prefix that is never refreshed: the block,
-    and what was not final when it was last computed (FlashDLM's FreeCache).
-    """
+    """Recompute all at the start of a block, then less: prefix the block and all behind it,
+    dual only the block, vicinity the block and VICINITY slots on either side (dInfer). frozen is a
+    prefix that is never refreshed: it recomputes the block, and what was not final when it was last
+    computed (FlashDLM's FreeCache)."""
     if cache == "none":
         return full
     before, behind = {"vicinity": (VICINITY, VICINITY), "dual": (0, 0)}.get(cache, (0, None))
@@ -69,14 +67,13 @@ def factor_rule(factor: float) -> Rule:
 
 @named("fast-dllm", either=("threshold", "factor"))
 def fast_dllm(
-    cache: CacheName = "prefix", threshold: float | None = 0.9, factor: float | None = None
+    cache: CacheName = "prefix", threshold: Threshold = 0.9, factor: float | None = None
 ) -> Strategy:
     """Fast-dLLM (arXiv 2505.22618): every token that is sure enough, and keys and values reused
     inside a block.
 
     cache: what is reused after the refresh at a block's start: none, the prefix, all but the block
         (dual) or its vicinity; frozen never refreshes
-    threshold: commit every token at least this confident; none commits the quota of `steps`
     factor: replaces the threshold: commit the r surest tokens while
         (r + 1) * (1 - confidence) <= factor
     """

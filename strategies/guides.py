@@ -1,4 +1,4 @@
-"""Guided by a model that reads from left to right: APD (arXiv 2506.00413), FlashDLM (2505.21467).
+"""Guided by a model that reads from left to right, for APD (arXiv 2506.00413) and FlashDLM.
 
 Letters: n cells of the window, each a block of one token.
 """
@@ -11,19 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import Cache, LLaDA, Pass
-from strategies import (
-    Count,
-    Schedule,
-    Share,
-    Strategy,
-    View,
-    Window,
-    choose,
-    has,
-    named,
-    require,
-    scored,
-)
+from strategies import Strategy, Window, choose, has, require, scored
 from strategies.ar import causal
 from strategies.d2f import in_flight
 from strategies.fast_dllm import threshold_rule
@@ -36,7 +24,7 @@ def together(strategy: Strategy) -> None:
     in_flight(strategy)
 
 
-def frontier(lookahead: int) -> Schedule:
+def frontier(lookahead: int):
     """From left to right, every row at a place of its own: its first mask is open and must be
     written, and so many masks in all may be."""
 
@@ -55,7 +43,7 @@ def frontier(lookahead: int) -> Schedule:
     return schedule
 
 
-def trailing(recompute: int | None) -> View:
+def trailing(recompute: int | None):
     """Recompute what was written last, so many slots before it and the masks that are open; what
     lies behind is not there yet (APD).
 
@@ -107,9 +95,9 @@ class Reader:
         require(longest <= most, "prompt and answer", longest, f"at most the guide's {most} tokens")
 
     def memory(self, s) -> int:
-        c, S = self.model.config, s.x.shape[1]
-        cache = 2 * c.n_layers * c.kv_heads * c.head_width * S * self.model.dtype.itemsize
-        return cache + s.settings.gen_length * c.vocab_size * 4 * 4
+        config, S = self.model.config, s.x.shape[1]
+        logits = s.settings.gen_length * config.vocab_size * 4 * 4  # as in Canvas.check_memory
+        return config.slot_width * S * self.model.dtype.itemsize + logits
 
     def __call__(self, s, window: Window, scores, candidates, logits, noise):
         """Logits and noise [b, n, V] -> which cells to write, bool [b, n], and with what."""
@@ -155,38 +143,3 @@ def left_to_right(reader: Reader, recompute: int | None, lookahead: int) -> Stra
     view, schedule = trailing(recompute), frontier(lookahead)
     own = {"choose": reader, "eos": "stop", "block_length": 1, "fixed": True}
     return Strategy(threshold_rule(0.0), view, schedule, **own)
-
-
-@named("apd")
-def apd(
-    guide: LLaDA | None = None,
-    share: Share = 0.7,
-    recompute: int | None = 16,
-    lookahead: Count = 100,
-) -> Strategy:
-    """APD (arXiv 2506.00413): from left to right, as many tokens as a model of the next token
-    confirms in one forward.
-
-    guide: the second model, with the same vocabulary: loaded in Python, a folder or a Hugging Face
-        id on the command line
-    share: R; of the model's own logits in the mixture that confirms its tokens, the rest being the
-        guide's; 1 confirms all
-    recompute: W; positions before those written last that are computed anew; none takes all
-    lookahead: M; masks that a forward sees and may write
-    """
-    return left_to_right(Reader(guide, share, 1, correct=False), recompute, lookahead)
-
-
-@named("guided")
-def guided(
-    guide: LLaDA | None = None, top: Count = 5, recompute: int | None = 0, lookahead: Count = 32
-) -> Strategy:
-    """Guided diffusion (FlashDLM, arXiv 2505.21467): from left to right, up to the first token of
-    which a model of the next token would not think.
-
-    guide: as in apd
-    top: of how many of the guide's first choices a token must be one; 1 for the guide's own text
-    recompute: as in apd
-    lookahead: as in apd
-    """
-    return left_to_right(Reader(guide, 0.0, top, correct=True), recompute, lookahead)

@@ -6,12 +6,12 @@ from torch import Tensor
 
 from kernels import Scores
 from strategies import Strategy, Window, named, rank, require
-from strategies.fast_dllm import CacheName, cached
+from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import serial
 
 
 @named("hierarchy")
-def hierarchy(high: float = 0.9, low: float = 0.62, cache: CacheName = "vicinity") -> Strategy:
+def hierarchy(high: float = 0.9, low: float = 0.62, cache: CacheSetting = "vicinity") -> Strategy:
     """Hierarchical decoding (dInfer, arXiv 2510.08666): one token in every run of masks, so that
     what is written together stands apart.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from kernels import Scores
 from load_weights import read_tensors
 from strategies import Strategy, Window, named
-from strategies.fast_dllm import CacheName, cached
+from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import serial
 
 FILTER = Path(__file__).parent.parent / "weights" / "tiny-filter.safetensors"
@@ -31,14 +31,15 @@ def load_filter(source: str | Path) -> list[Tensor]:
 
 
 @named("learn2pd")
-def learn2pd(tau: float = 0.96, filter: str | None = None, cache: CacheName = "prefix") -> Strategy:
+def learn2pd(
+    tau: float = 0.96, filter: str | None = None, cache: CacheSetting = "prefix"
+) -> Strategy:
     """Learn2PD (arXiv 2509.25188): a tiny network learns from the confidences of a block which of
     its tokens are final.
 
     tau: commit every token that the filter takes for final with a probability above this
     filter: the network's file, made by `python -m lab.train filter` for one model and one
         block_length; none takes the embedded model's
-    cache: as in fast-dllm
     """
     parts = load_filter(filter or FILTER)
 

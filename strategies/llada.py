@@ -1,7 +1,4 @@
-"""LLaDA's own sampling (arXiv 2502.09992): one block after the other, so many tokens a forward.
-
-The schedule, the view and the quota here are what the other systems vary.
-"""
+"""LLaDA's own sampling (arXiv 2502.09992): one block after the other, so many tokens a forward."""
 
 from collections.abc import Callable, Iterator
 from typing import Literal

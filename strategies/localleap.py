@@ -6,7 +6,7 @@ from torch import Tensor
 
 from kernels import Scores
 from strategies import Strategy, Window, named, require
-from strategies.fast_dllm import CacheName, cached
+from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import serial
 
 
@@ -15,7 +15,7 @@ def localleap(
     threshold: float = 0.9,
     relaxed_threshold: float = 0.75,
     radius: int = 4,
-    cache: CacheName = "none",
+    cache: CacheSetting = "none",
 ) -> Strategy:
     """LocalLeap (arXiv 2510.07081): a lower threshold next to tokens that are sure.
 

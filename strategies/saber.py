@@ -5,7 +5,7 @@ from torch import Tensor
 
 from kernels import Scores
 from strategies import MASKED, Count, Strategy, Window, named, rank
-from strategies.fast_dllm import CacheName, cached
+from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import one_block, serial
 
 
@@ -48,7 +48,7 @@ class Saber:
 
 
 @named("saber")
-def saber(n: Count = 2, mu: int = 8, cache: CacheName = "none") -> Strategy:
+def saber(n: Count = 2, mu: int = 8, cache: CacheSetting = "none") -> Strategy:
     """Saber (arXiv 2510.18165): a threshold that follows the tokens so far, and tokens that are
     taken back when they lose confidence.
 

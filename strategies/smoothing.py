@@ -5,20 +5,15 @@ from torch import Tensor
 from kernels import Scores
 from model import Pass
 from strategies import Strategy, Window, named, require
-from strategies.fast_dllm import CacheName, cached, threshold_rule
+from strategies.fast_dllm import CacheSetting, cached, threshold_rule
 from strategies.llada import serial
 
 
 class Smoothing:
-    """Add to each mask's embedding the one that the forward before expected in its place, with a
-    weight that grows with each forward of the answer.
+    """Add what the forward before expected in the place of each mask it scored to its embedding."""
 
-    What was not scored yet, such as the blocks to come, stays a plain mask.
-    """
-
-    def __init__(self, weight: float, growth: float, max_weight: float):
-        self.weight, self.growth, self.max_weight = weight, growth, max_weight
-        self.soft: Tensor | None = None  # [B, S, C]
+    def __init__(self, weigh):
+        self.weigh, self.soft = weigh, None  # from forwards so far, int64 [b] -> [b]; [B, S, C]
 
     def fits(self, s) -> None:
         if not hasattr(s.model, "wte"):
@@ -30,8 +25,7 @@ class Smoothing:
             self.soft = table.new_zeros(*s.x.shape, table.shape[1])
         logits = s.forward(window, at, self.soft[live])
         s.forbid(logits)
-        weight = (self.weight + self.growth * window.forwards).clamp(max=self.max_weight)  # [b]
-        expected = weight[:, None, None] * logits.float().softmax(-1)  # [b, n * L, V]
+        expected = self.weigh(window.forwards)[:, None, None] * logits.float().softmax(-1)
         expected = (expected.to(table.dtype) @ table) * s.candidates(window)[..., None]
         self.soft[live, window.start : window.end] = expected
         return logits
@@ -44,10 +38,9 @@ def smoothing(
     growth: float = 0.02,
     max_weight: float = 0.3,
     fall: float | None = 0.02,
-    cache: CacheName = "vicinity",
+    cache: CacheSetting = "vicinity",
 ) -> Strategy:
-    """Iteration smoothing (dInfer, arXiv 2510.08666): a mask's embedding says what was expected in
-    its place in the forward before.
+    """Iteration smoothing (dInfer, arXiv 2510.08666): a mask's embedding says what was expected.
 
     threshold: commit every token at least this confident, when it has sunk so far
     weight: alpha0; of the expected embedding in the first forward
@@ -59,9 +52,8 @@ def smoothing(
     require(weight <= max_weight, "weight", weight, f"at most max_weight={max_weight:g}")
 
     def annealed(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
-        sunk = (1 - fall * window.forwards).clamp(min=threshold)  # [b]
-        return scores.confidence >= sunk.repeat_interleave(window.blocks)[:, None]
+        return scores.confidence >= (1 - fall * window.forwards).clamp(min=threshold)[:, None]
 
     rule = threshold_rule(threshold) if fall is None else annealed
-    soft = Smoothing(weight, growth, max_weight)
+    soft = Smoothing(lambda forwards: (weight + growth * forwards).clamp(max=max_weight))
     return Strategy(rule, cached(cache), serial, forward=soft)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model import Layer, Pass, remember
 from strategies import Count, Share, Strategy, Window, has, named
-from strategies.fast_dllm import threshold_rule
+from strategies.fast_dllm import Threshold, threshold_rule
 from strategies.llada import serial
 
 
@@ -37,14 +37,13 @@ def seeing_kept(layer: Layer, h: Tensor) -> Tensor:
 
 @named("sparse")
 def sparse(
-    keep_ratio: Share = 0.5, kernel_size: Count = 3, threshold: float | None = None
+    keep_ratio: Share = 0.5, kernel_size: Count = 3, threshold: Threshold = None
 ) -> Strategy:
     """Sparse-dLLM (arXiv 2508.02558): a block sees only the slots it has asked for most, others in
     each layer, and they are not refreshed.
 
     keep_ratio: r; share of the slots outside the block that each layer keeps, 0 to 1
     kernel_size: how many neighbouring slots share what the most asked of them was asked
-    threshold: commit every token at least this confident; none commits the quota of `steps`
     """
 
     def most_asked(s, window: Window) -> Tensor:

@@ -6,15 +6,13 @@ from torch import Tensor
 from kernels import Scores
 from model import Pass
 from strategies import Share, Strategy, View, Window, has, named, trait
-from strategies.fast_dllm import CacheName, cached
+from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import serial
 
 
 def kept_suffix(window: Window, window_size: int | None) -> int:
-    """How many slots behind the block stay visible: window_size and the last one.
-
-    The authors' code counts tokens, the paper blocks.
-    """
+    """How many slots behind the block stay visible: window_size, which the authors' code counts in
+    tokens, the paper in blocks, and the last one."""
     pruned = window_size is not None and window.suffix > window_size
     return window_size + 1 if pruned else window.suffix
 
@@ -41,7 +39,7 @@ def streaming(
     threshold: float = 0.9,
     window_size: int | None = 96,
     confidence_alpha: Share = 0.3,
-    cache: CacheName = "prefix",
+    cache: CacheSetting = "prefix",
 ) -> Strategy:
     """Streaming-dLLM (arXiv 2601.17917): the far suffix pruned, a threshold that sinks as a block
     fills, exit after the block with EOS.
@@ -53,11 +51,8 @@ def streaming(
     """
 
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
-        """The threshold sinks with the share of masks: threshold * (1 - alpha * (1 - share)).
-
-        As in the authors' code, the share counts the block and the kept suffix, and a block's
-        first forward uses the plain threshold.
-        """
+        """As in the authors' code, the share of masks counts the block and the kept suffix, and a
+        block's first forward uses the plain threshold."""
         kept = kept_suffix(window, window_size)
         share = (candidates.sum(-1, keepdim=True) + kept) / (candidates.shape[-1] + kept)  # [N, 1]
         alpha = 0.0 if window.age == 0 else confidence_alpha
