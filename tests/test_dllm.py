@@ -9,7 +9,22 @@ from conftest import EOS, MASK, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 from shared import (
-    CACHES, CASES, DRAFTING, GREEDY, LENGTHS, REVISING, SEARCHING, TWICE, again, answers, every_case, refused, run, same, seeds, some_cases,
+    CACHES,
+    CASES,
+    DRAFTING,
+    GREEDY,
+    LENGTHS,
+    REVISING,
+    SEARCHING,
+    TWICE,
+    again,
+    answers,
+    every_case,
+    refused,
+    run,
+    same,
+    seeds,
+    some_cases,
 )  # fmt: skip
 
 import dllm

@@ -33,7 +33,7 @@ def test_what_refreshes_always_is_no_cache(seed):
 
 @given(seeds, st.sampled_from([0, 1, 3]))
 def test_one_layer_makes_its_cache_exact(seed, delay):
-    """Would catch a block that is kept as it was before its last token: in the first layer K/V depend on nothing but the token and its place."""
+    """Would catch a block that is kept as it was before its last token: the first layer's K/V depend on the token and its place alone."""
     prompts = [random_prompt(seed, 9), random_prompt(seed + 1, 4)]
     fresh, kept = (run(seed, "d3llm", *prompts, layers=1, delay=delay, refresh=refresh, eos="fill", **PIPE) for refresh in (1, 10000))
     assert same(fresh, kept) and kept.rows < fresh.rows
@@ -41,7 +41,7 @@ def test_one_layer_makes_its_cache_exact(seed, delay):
 
 @given(seeds, st.sampled_from([0, 1, 3]), st.sampled_from([1, 4, 10000]))
 def test_it_keeps_a_block_when_it_has_settled(seed, delay, refresh):
-    """Would catch a block that is kept a forward too early or too late, and one behind the first mask: rows are counted here in plain loops."""
+    """Would catch a block that is kept a forward too early or too late, or behind the first mask: rows are counted in plain loops."""
     filled = [None] * 3  # the forward after which each block was full
     steps = decode(random_model(seed), random_prompt(seed, 6), "d3llm", delay=delay, refresh=refresh, eos="fill", **PIPE, **LENGTHS)
     for number, step in enumerate(steps):

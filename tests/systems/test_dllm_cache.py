@@ -25,7 +25,7 @@ close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
 
 @given(seeds, st.sampled_from([None, 0.6]))
 def test_what_refreshes_always_is_no_cache(seed, threshold):
-    """Would catch a layer that is not the network's, and logits of other rows than the block's: by its settings, and by windows that are new."""
+    """Would catch a layer that is not the network's, and logits of other rows than the block's; by its settings, and by new windows."""
     cached = run(seed, "dllm-cache", prompt_interval_steps=1, gen_interval_steps=1, threshold=threshold)
     assert same(cached, run(seed, "fast-dllm", cache="none", threshold=threshold))
     view = build("dllm-cache").view
@@ -41,7 +41,7 @@ def test_what_transfers_everything_is_no_cache(seed, interval):
 
 
 def test_rows_are_those_it_computes():
-    """Would catch a count of positions that are only compared: the first of two layers computes the query, the second a quarter of the answer."""
+    """Would catch a count of positions that are only compared: of two layers the first computes all, the second a quarter of the answer."""
     steps = decode(random_model(1), random_prompt(1, 6), "dllm-cache", prompt_interval_steps=4, gen_interval_steps=3, **LENGTHS)
     computed = [step.rows for step in steps][:8]
     whole, both, part = 30, (30 + 12) / 2, (24 + 6) / 2
@@ -108,7 +108,7 @@ def test_it_differs_where_it_approximates():
 
 
 def test_memory_of_what_layers_add_is_counted(monkeypatch):
-    """Would catch a check that lets a decode begin which then runs out of memory: a third more slots where heads are as wide as the model."""
+    """Would catch a check that lets a decode begin which then runs out of memory: a third more where heads are as wide as the model."""
     asked = {}
     for name in ("llada", "dllm-cache"):
         monkeypatch.setattr(dllm, "check_memory", lambda what, bytes, device: asked.update({name: bytes}))

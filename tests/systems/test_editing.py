@@ -28,7 +28,8 @@ def test_with_an_unreachable_threshold_it_is_the_plain_rule(seed):
 
 def test_it_does_edit():
     """Negative control for the test above."""
-    assert changed("fast-dllm", {"cache": "none", "threshold": 0.5}, "editing", {"cache": "none", "threshold": 0.5, "edit_threshold": 0.5}) >= 2
+    plain = {"cache": "none", "threshold": 0.5}
+    assert changed("fast-dllm", plain, "editing", plain | {"edit_threshold": 0.5}) >= 2
 
 
 def test_what_cannot_be_combined_is_refused():

@@ -128,7 +128,7 @@ def test_combinations_without_meaning_are_refused():
         with pytest.raises(ValueError, match="pipelined blocks need a view that never asks for the age of a block"):
             Strategy(threshold_rule(0.9), view, pipeline(0.1, 0.9))
     with pytest.raises(ValueError, match="a quota of tokens per step needs one block at a time"):
-        Strategy(quota, block_causal, pipeline(0.1, 0.9))
+        Strategy(quota, block_causal(), pipeline(0.1, 0.9))
     Strategy(threshold_rule(0.9), full, pipeline(0.1, 0.9))  # the control
 
 

@@ -59,7 +59,7 @@ def test_a_filter_differs_from_a_threshold():
 def test_it_works_in_a_pipeline(seed):
     """Would catch a filter that is called for several blocks at once."""
     rule = build("learn2pd", filter=FILTER, tau=0.5).rule
-    steps = list(decode(random_model(seed), random_prompt(seed, 5), Strategy(rule, block_causal, pipeline(0.1, 0.95)), **LENGTHS))
+    steps = list(decode(random_model(seed), random_prompt(seed, 5), Strategy(rule, block_causal(), pipeline(0.1, 0.95)), **LENGTHS))
     assert not (steps[-1].x == MASK).any()
     for step in steps:
         lines = [t.unflatten(1, (-1, 8)) for t in (*step.scores, step.candidates, step.commit)]

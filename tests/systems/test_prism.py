@@ -17,9 +17,13 @@ from strategies import STRATEGIES, Strategy, Window, build, prism
 from strategies.d2f import block_causal, pipeline
 from strategies.fast_dllm import cached, threshold_rule
 from strategies.llada import ORDERS, full, quota, serial
-from strategies.prism import HierarchicalSearch
 
 SEARCH = {"n": 6, "k": 2, "survivors": 2, "interval": 1, "search_from": 0.1, "search_to": 0.9, "decay": 1.3}
+
+
+def searching(rule, view, n: int, **own) -> Strategy:
+    """A search with these settings around the parts of others."""
+    return Strategy(rule, view, serial, search=build("prism", n=n, **own).search, trajectories=n)
 
 
 @functools.cache
@@ -63,7 +67,7 @@ def test_a_search_of_several_is_not():
 
 @given(seeds, st.sampled_from([0.0, 0.7]), st.sampled_from(["fill", "stop"]))
 def test_copies_differ_from_their_parent_only_where_they_were_masked_again(seed, temperature, eos):
-    """Would catch a copy that is mixed from two, lost tokens, a prompt that is masked, and tokens taken back in another block or too many."""
+    """Would catch a copy that is mixed from two, lost tokens, a masked prompt, and tokens taken back in another block or too many."""
     remask = 1 + seed % 2
     canvas, _, seen = watched(seed, temperature=temperature, eos=eos, remask=remask)
     for (window, _, _, after, _), (_, live, now, _, _) in zip(seen, seen[1:]):
@@ -106,7 +110,7 @@ def test_the_width_sinks_as_the_paper_says_and_never_below_k(seed, n, data):
 
 
 def test_the_least_sure_tokens_are_taken_back():
-    """Would catch a pool of the surest, of cells that hold nothing or of another size, and an end that is left behind a block without EOS."""
+    """Would catch a pool of the surest, of empty cells or of another size, and an end that is left behind a block without EOS."""
     canvas, doubt = prepare(random_model(0), [1, 2], "prism", LENGTHS | {"n": 2, "k": 1}), torch.zeros(2, 26)
     canvas.x[:, 2:10] = torch.tensor([5, 5, MASK, 5, 5, 5, MASK, 5])
     doubt[:, 2:10] = torch.tensor([0.1, 0.9, 7.0, 0.2, 0.8, 0.3, 7.0, 0.7])  # the three least sure are cells 1, 4 and 7
@@ -141,8 +145,8 @@ def test_a_token_is_as_sure_as_its_own_probability(monkeypatch, order, eos):
     judged, real, ends = [], prism.surest, 0
     monkeypatch.setattr(prism, "surest", lambda s, doubt, *more: judged.append(doubt.clone()) or real(s, doubt, *more))
     for seed in (7, 10, 11, 23):
-        search = HierarchicalSearch(3, 3, 1, 1.0, 1, 0.0, 0.0, 0)  # all go their own way, to the end
-        mine = Strategy(quota, full, serial, order=ORDERS[order], search=search, trajectories=3)
+        mine = searching(quota, full, 3, k=3, search_from=0.0, search_to=0.0)  # all go their own way, to the end
+        mine = dataclasses.replace(mine, order=ORDERS[order])
         expected = torch.zeros(3, 29)
         for step in decode(random_model(seed), random_prompt(seed, 5), mine, **LENGTHS, eos=eos, temperature=0.7, seed=seed):
             z, span = step.logits.double(), slice(step.window.start, step.window.end)
@@ -223,7 +227,7 @@ def test_any_rule_that_remembers_nothing_can_be_searched(seed, rule, data):
     """Would catch a search that leans on the rule it is usually paired with: rows of a batch decode as they do alone."""
     seen = {"dual": cached("dual")} | (views("dkv") if rule == "threshold" else {})
     view = seen[data.draw(st.sampled_from(list(seen)))]
-    mine = Strategy(rules(rule)[rule], view, serial, search=HierarchicalSearch(4, 2, 2, 1.3, 1, 0.1, 0.9, 2), trajectories=4)
+    mine = searching(rules(rule)[rule], view, 4, k=2, survivors=2, decay=1.3, interval=1, search_to=0.9)
     prompts = [random_prompt(seed, 7), random_prompt(seed + 1, 4)]
     together = run(seed, mine, *prompts)
     assert answers(together) == [answers(run(seed, mine, prompt))[0] for prompt in prompts]
@@ -235,23 +239,20 @@ def test_any_rule_that_remembers_nothing_can_be_searched(seed, rule, data):
 def test_a_copy_takes_the_cache_of_its_parent(seed):
     """Would catch a child with keys of tokens it does not have. With one layer a delayed cache is exact, if it is one's own."""
     delayed = build("dkv", refresh=100).view
-    search, rule = HierarchicalSearch(6, 2, 2, 1.1, 1, 0.1, 0.9, 2), threshold_rule(0.8)
-    kept, plain = (
-        run(seed, Strategy(rule, view, serial, search=search, trajectories=6), layers=1, temperature=0.7, seed=seed)
-        for view in (delayed, full)
-    )
+    own = {"n": 6, "k": 2, "survivors": 2, "decay": 1.1, "interval": 1, "search_to": 0.9}
+    kept, plain = (run(seed, searching(threshold_rule(0.8), view, **own), layers=1, temperature=0.7, seed=seed) for view in (delayed, full))
     assert same(kept, plain) and kept.rows < plain.rows
 
 
 def test_what_cannot_be_searched_is_refused():
     """Would catch a copy of a trajectory that does not remember what its parent did."""
-    search, plain = HierarchicalSearch(4, 2, 2, 1.3, 1, 0.1, 0.9, 2), threshold_rule(0.5)
+    search, plain = build("prism", n=4, k=2).search, threshold_rule(0.5)
     parts = [(rule, None) for rule in rules("saber").values()]
     for rule, forward in parts + [(plain, build(name).forward) for name in ("credit", "freedave") if name in STRATEGIES]:
         with pytest.raises(ValueError, match="a search copies canvases and caches"):
             Strategy(rule, full, serial, forward=forward, search=search, trajectories=4)
     with pytest.raises(ValueError, match="a search needs one block at a time"):
-        Strategy(plain, block_causal, pipeline(0.1, 0.9), search=search, trajectories=4)
+        Strategy(plain, block_causal(), pipeline(0.1, 0.9), search=search, trajectories=4)
     for settings, message in [
         ({"n": 0}, "n is 0, expected at least 1"),
         ({"n": 3}, "k is 4, expected at most n=3"),

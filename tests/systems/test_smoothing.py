@@ -9,11 +9,14 @@ from shared import CACHES, LENGTHS, answers, changed, refused, rules, run, same,
 
 from dllm import decode
 from lab.oracle import Oracle
-from strategies import Strategy
+from strategies import Strategy, build
 from strategies.d2f import block_causal, pipeline
 from strategies.fast_dllm import cached, threshold_rule
 from strategies.llada import quota, serial
-from strategies.smoothing import Smoothing
+
+
+def softened(weight: float, growth: float, max_weight: float):
+    return build("smoothing", weight=weight, growth=growth, max_weight=max_weight).forward
 
 
 @given(seeds, st.sampled_from(CACHES), st.sampled_from([None, 0.5]))
@@ -21,7 +24,7 @@ def test_a_weight_of_zero_is_the_plain_decoder(seed, cache, threshold):
     """Would catch softened masks that change more than the weight says, to the last bit, and a threshold that sinks unasked."""
     plain = run(seed, "fast-dllm", threshold=threshold, cache=cache)
     rule = quota if threshold is None else threshold_rule(threshold)
-    assert same(run(seed, Strategy(rule, cached(cache), serial, forward=Smoothing(0.0, 0.0, 0.0))), plain)
+    assert same(run(seed, Strategy(rule, cached(cache), serial, forward=softened(0.0, 0.0, 0.0))), plain)
     if threshold:
         idle = {"threshold": threshold, "weight": 0.0, "fall": None, "cache": cache}
         assert same(plain, run(seed, "smoothing", growth=0.0, **idle), run(seed, "smoothing", max_weight=0.0, **idle))
@@ -54,9 +57,9 @@ def test_it_works_with_any_rule_cache_and_schedule(seed, name, cfg_scale, data):
         seen.pop("dkv", None)
     view, schedule = seen[data.draw(st.sampled_from(list(seen)))], serial
     if name == "localleap" and data.draw(st.booleans()):
-        view, schedule = block_causal, pipeline(0.1, 0.5)
+        view, schedule = block_causal(), pipeline(0.1, 0.5)
     # a weight that is larger feeds back rounding errors
-    mine = Strategy(rules(name)[name], view, schedule, forward=Smoothing(0.15, 0.02, 0.3))
+    mine = Strategy(rules(name)[name], view, schedule, forward=softened(0.15, 0.02, 0.3))
     prompts = [random_prompt(seed + i, length) for i, length in enumerate((9, 3, 6))]
     together = run(seed, mine, *prompts, cfg_scale=cfg_scale)
     assert answers(together) == [answers(run(seed, mine, prompt, cfg_scale=cfg_scale))[0] for prompt in prompts]

@@ -51,7 +51,7 @@ def followed(prompts, seed: int, **settings):
 
 @given(seeds, st.sampled_from([0.0, 0.3, 0.5, 0.7]), st.integers(1, 5))
 def test_it_keeps_a_share_of_what_is_outside_the_block(seed, keep_ratio, kernel_size):
-    """Would catch a share of another total, such as one that counts the padding or the block: floor(r (L - B)) slots, and the block itself."""
+    """Would catch a share of another total, such as one with the padding or the block: floor(r (L - B)) slots, and the block itself."""
     lengths = (9, 4)
     prompts = [random_prompt(seed, length) for length in lengths]
     for step, kept in followed(prompts, seed, keep_ratio=keep_ratio, kernel_size=kernel_size):
@@ -85,7 +85,7 @@ def test_what_is_not_kept_is_not_seen():
 
 
 def test_it_keeps_what_was_asked_for_most():
-    """Would catch an order that is turned round, pooling over the block's own slots, and layers that share a choice. Eight slots, block 3 and 4."""
+    """Would catch an order that is turned round, pooling over the block's own slots, and a shared choice. Eight slots, block 3 and 4."""
 
     def kept(kernel_size):
         strategy = build("sparse", keep_ratio=0.5, kernel_size=kernel_size)
