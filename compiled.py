@@ -169,7 +169,8 @@ class Compiled:
         lines, places = self.padded(B, Bp), self.padded(Q, Qp)
         each = lambda t: t if t is None else t[lines[:, None], places]  # noqa: E731
         room = Qp if cache is None else room
-        allowed = self.allowed(at, cache, lines, places, room)
+        seen = slice(0, Q if cache is None else cache.slots) if at.visible is None else at.visible
+        allowed = self.allowed(at.mask, seen, lines, places, room)
         given = {
             "ids": each(ids),  # [Bp, Qp]
             "query": self.indices(slice(0, Q) if at.query is None else at.query)[places],  # [Qp]
@@ -189,21 +190,19 @@ class Compiled:
             forward = partial(replay, graphs, (*key, added is None, *at.skip), forward)
         return self.run(key, partial(forward, **given), eager)[:B, : len(wanted)]
 
-    def allowed(self, at: Pass, cache: Padded | None, lines, places, room: int) -> Tensor:
-        """Which slot of the memory each padded position may see, bool [Qp, K] or [Bp, 1, Qp, K]."""
-        seen = slice(0, len(places) if cache is None else cache.slots)
-        if cache is None:
-            seen = slice(0, int(places[-1]) + 1)
-        elif at.visible is not None:
-            seen = at.visible
+    def allowed(self, mask: Tensor | None, seen: Slots, lines, places, room: int) -> Tensor:
+        """Which slot of the memory each padded position may see, bool [Qp, K] or [Bp, 1, Qp, K].
+
+        seen: what the rows see, of which `mask` says more
+        """
         allowed = torch.zeros(len(places), room, dtype=torch.bool, device=places.device)
-        if at.mask is None:
+        if mask is None:
             allowed[:, seen] = True
-        elif at.mask.dim() == 2:
-            allowed[:, seen] = at.mask[places]
+        elif mask.dim() == 2:
+            allowed[:, seen] = mask[places]
         else:
             allowed = allowed.repeat(len(lines), 1, 1, 1)
-            allowed[..., seen] = at.mask[lines][..., places, :]
+            allowed[..., seen] = mask[lines][..., places, :]
         return allowed
 
     def forwarded(self, visible: Slots | None, cache: Cache | None, skip, /, **given) -> Tensor:
