@@ -58,12 +58,12 @@ def decode(model: LLaDA, prompt, strategy=DEFAULT, template=None, **settings):
     return stream(prepare(model, prompt, strategy, settings, template))
 
 
+@torch.inference_mode()
 def stream(s: "Canvas") -> "Iterator[Step]":
     """The loop, inside the strategy's search if it has one."""
-    return s.strategy.search(s, loop(s)) if s.strategy.search else loop(s)
+    yield from s.strategy.search(s, loop(s)) if s.strategy.search else loop(s)
 
 
-@torch.inference_mode()
 def loop(s: "Canvas") -> "Iterator[Step]":
     """The loop that every strategy runs on."""
     strategy, temperature = s.strategy, s.settings.temperature
