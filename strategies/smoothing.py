@@ -52,7 +52,8 @@ def smoothing(
     require(weight <= max_weight, "weight", weight, f"at most max_weight={max_weight:g}")
 
     def annealed(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
-        return scores.confidence >= (1 - fall * window.forwards).clamp(min=threshold)[:, None]
+        sunk = (1 - fall * window.forwards).clamp(min=threshold)  # [b]
+        return scores.confidence >= sunk.repeat_interleave(len(candidates) // len(sunk))[:, None]
 
     rule = threshold_rule(threshold) if fall is None else annealed
     soft = Smoothing(lambda forwards: (weight + growth * forwards).clamp(max=max_weight))
