@@ -66,6 +66,14 @@ def test_it_works_with_any_rule_cache_and_schedule(seed, name, cfg_scale, data):
     assert MASK not in sum(answers(together), [])
 
 
+@given(seeds)
+def test_its_threshold_sinks_for_each_row_of_a_pipeline(seed):
+    """Would catch a threshold of one row that is compared with the blocks of another."""
+    mine = Strategy(build("smoothing", threshold=0.3, fall=0.1).rule, block_causal(), pipeline(0.1, 0.5))
+    prompts = [random_prompt(seed + i, length) for i, length in enumerate((9, 3, 6))]
+    assert answers(run(seed, mine, *prompts)) == [answers(run(seed, mine, prompt))[0] for prompt in prompts]
+
+
 def test_it_differs_from_a_threshold():
     """Negative controls for the first test: what softens, and what sinks."""
     plain = {"cache": "none", "threshold": 0.5}
