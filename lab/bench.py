@@ -74,7 +74,7 @@ def number(default: int | None) -> dict:
 
 DEVICE = {
     "--device": flag("default the first there is of cuda, mps, cpu"),
-    "--dtype": flag("default float32 on a CPU, else bfloat16", choices=DTYPES),
+    "--dtype": flag("default float32 on a CPU, else bfloat16", choices=DTYPES, metavar=None),
     "--gen-length": number(128),
 }
 PROBLEMS = DEVICE | {
