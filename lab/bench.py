@@ -8,7 +8,7 @@ import argparse
 from contextlib import nullcontext
 from pathlib import Path
 
-from dllm import STRATEGIES, generate
+from dllm import generate
 from lab import parallel
 from lab.command_line import Parser, has_weights
 from lab.compare import compare, delayed
@@ -16,6 +16,7 @@ from lab.oracle import LANGUAGES, Oracle
 from lab.report import remeasure, table
 from lab.speed import CACHES, SHAPES, speed
 from load_weights import DTYPES
+from strategies import STRATEGIES
 
 RULES = {
     "all at once": ("llada", {"steps": 1}),

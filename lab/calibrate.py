@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dllm import Step, decode, rank
+from dllm import Step, decode
 from lab.command_line import TINY, Parser, use_threads
 from lab.compare import encode
 from lab.report import replace_file
 from lab.tasks import problems
 from load_weights import load_model, load_tokenizer
 from model import LLaDA, Pass
-from options import require
+from strategies import rank, require
 
 FURTHEST = 4  # commits ahead that are counted
 Node = frozenset  # of (i, j): a draft

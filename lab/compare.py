@@ -21,14 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from dllm import Result, Rule, Scores, Settings, Strategy, Window
-from dllm import decode, find_builder, generate, plan, rank
-from lab import parallel
-from lab.command_line import load_guide, made_for, use_threads
+from dllm import Result, Settings, decode, generate, plan
+from kernels import Scores
+from lab import own_rule, parallel
+from lab.command_line import load_guide, made_for, read_value, use_threads
 from lab.report import about, table
 from lab.tasks import TASKS, Problem, check, problems
 from load_weights import DTYPES, load_model, load_tokenizer
-from options import options, require
+from strategies import STRATEGIES, Rule, Strategy, Window, options, rank, require
 
 ASKED = "{limit} held-out problems of each task, seed {seed}, gen_length {gen_length}"
 STORIES = ("one-step", "two-step", "three-step", "four-step")
@@ -68,12 +68,15 @@ def contender(text: str) -> Contender:
     if name == "greedy-oracle":
         of = contender(":".join(["fast-dllm:threshold=none", *pairs]))
         return replace(of, label=text, family=text, generate=greedy_oracle)
-    takes, settings = options(Settings) | options(find_builder(name)), {}
+    own_rule.register(name)
+    takes, settings = dict(options(Settings)), {}
+    if name in STRATEGIES:  # `plan` refuses what is not
+        takes |= options(STRATEGIES[name])
     for pair in pairs:
         setting, _, value = pair.partition("=")
         setting = setting.replace("-", "_")
-        with suppress(KeyError, ValueError):  # `plan` refuses what stays a text
-            value = takes[setting].read(value)
+        with suppress(KeyError, ValueError):  # so it does what stays a text
+            value = read_value(takes[setting], value)
         settings[setting] = value
     return Contender(name, settings, text, text)
 
@@ -302,7 +305,7 @@ def delayed(args: Namespace) -> None:
                 right, inside = (token == final[:, span]) | written, text[:, span]
                 counts = [right.sum(), right.numel(), (right & inside).sum(), inside.sum()]
                 for row, fraction in zip(found, fractions):
-                    if int(fraction * k) == k - window.forwards:  # so many are done
+                    if int(fraction * k) == k - window.remaining:  # so many are done
                         row += torch.tensor(counts)
     print(about(model.device, model.dtype) + ".")
     print(ASKED.format(**vars(args)) + ". Steps are those of a block.\n")

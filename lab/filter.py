@@ -19,13 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dllm import STRATEGIES, CacheName, decode, plan
+from dllm import decode, plan
 from lab.command_line import Parser, use_threads
 from lab.compare import encode, with_oracle
 from lab.save import save_filter
 from lab.tasks import problems
 from load_weights import load_model, load_tokenizer
-from options import check_kinds, options, require
+from strategies import STRATEGIES, check_settings, options, require
+from strategies.fast_dllm import CacheName
 
 BATCH = 16  # problems that are decoded together
 HELD_OUT = 0.1  # share of the pairs, the last, that the filter is only judged by
@@ -57,7 +58,7 @@ class Settings:
     adam: float = 3e-3
 
     def __post_init__(self):
-        check_kinds(Settings, vars(self))
+        check_settings(Settings, vars(self))
         for name, least in {"limit": 1, "steps": 1, "seed": 0, "adam": 0}.items():
             given = getattr(self, name)
             require(least <= given < 2**63, name, given, f"{least} or more")

@@ -11,7 +11,6 @@ Letters: N strings of the language, G their length, B batch, Q positions compute
 logits, K slots visible, V vocabulary.
 """
 
-import copy
 import re
 from collections.abc import Callable, Iterable
 from itertools import permutations, product
@@ -20,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import Config, LLaDA, Pass
+from model import Cache, Config, LLaDA, Pass
 
 
 def balanced(brackets: str) -> bool:
@@ -45,20 +44,11 @@ LANGUAGES: dict[str, tuple[Callable[[int], Iterable[str]], int]] = {
 BOS, EOS, MASK = "<bos>", "<eos>", "<mask>"
 
 
-class Memory:
-    """The K/V cache of an oracle: the token each slot held when it was last computed, [B, S]."""
+class Memory(Cache):
+    """The cache of an oracle of one layer: the token each slot held when it was last computed."""
 
     def __init__(self, batch: int, slots: int, mask: int):
-        self.tokens = torch.full((batch, slots), mask)
-        self.demand = torch.zeros(1, batch, slots)  # one layer, which asks as much of every slot
-
-    def keep(self, batch: Tensor) -> None:
-        self.tokens, self.demand = self.tokens[batch], self.demand[:, batch]
-
-    def pick(self, batch: Tensor) -> "Memory":
-        other = copy.copy(self)
-        other.keep(batch)
-        return other
+        self.tokens = torch.full((1, batch, slots), mask)  # [layers, B, S]
 
 
 class Oracle:
@@ -79,7 +69,7 @@ class Oracle:
         self.symbols = [*sorted(set("".join(strings))), BOS, EOS, MASK]
         self.strings = torch.tensor([list(map(self.symbols.index, s)) for s in strings])  # [N, G]
         V = len(self.symbols)
-        self.config = Config(2, 0, 1, 0, V, V - 1, V - 2, max_sequence_length=G + 1)
+        self.config = Config(2, 1, 1, 0, V, V - 1, V - 2, max_sequence_length=G + 1)
 
     def encode_chat(self, messages) -> list[int]:
         return self.encode(BOS)
@@ -95,7 +85,7 @@ class Oracle:
         special = len(self.symbols) - 3
         return "".join(self.symbols[i] for i in ids if i < special or not skip_special_tokens)
 
-    def new_cache(self, batch: int, slots: int, features: bool = False) -> Memory:
+    def new_cache(self, batch: int, slots: int) -> Memory:
         return Memory(batch, slots, self.config.mask_token_id)
 
     def __call__(
@@ -108,20 +98,16 @@ class Oracle:
         query = self.indices(slice(0, ids.shape[1]) if at.query is None else at.query)  # [Q]
         slots, seen = query, ids
         if cache is not None:
-            new = ids if at.own is None else torch.where(at.own, ids, cache.tokens[:, query])
-            cache.tokens[:, query] = new
-            every = slice(0, cache.tokens.shape[1])
-            slots = self.indices(every if at.visible is None else at.visible)  # [K], or [1, B, K]
-            slots = slots if slots.dim() == 1 else slots[0]
-            seen = cache.tokens.gather(1, slots.expand(len(ids), -1))  # [B, K]
-        cells = self.strings.T[(slots - 1).clamp(min=0)]  # [K, N], or [B, K, N]
+            tokens = cache.tokens[0]
+            new = ids if at.own is None else torch.where(at.own, ids, tokens[:, query])
+            tokens[:, query] = new
+            every = slice(0, tokens.shape[1])
+            slots = self.indices(every if at.visible is None else at.visible)  # [K]
+            seen = tokens[:, slots]  # [B, K]
+        cells = self.strings.T[(slots - 1).clamp(min=0)]  # [K, N]
         free = (seen == self.config.mask_token_id) | (slots == 0)  # [B, K]
         agrees = (seen[..., None] == cells) | free[..., None]  # [B, K, N]
-        sees = (
-            torch.ones(len(query), slots.shape[-1], dtype=torch.bool)
-            if at.mask is None
-            else at.mask
-        )
+        sees = torch.ones(len(query), len(slots), dtype=torch.bool) if at.mask is None else at.mask
         possible = torch.stack([agrees[:, own].all(1) for own in sees[at.rows]], dim=1)  # [B, R, N]
         # Where nothing agrees an earlier step has left the language, and all strings are as good.
         possible |= ~possible.any(-1, keepdim=True)

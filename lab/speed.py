@@ -24,13 +24,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
-import dllm
-from dllm import STRATEGIES, CacheName, Canvas, Scores, Step, Window, build, plan, prepare, steps
+from dllm import Canvas, Step, plan, prepare, stream
+from kernels import Scores
 from lab.command_line import TINY
 from lab.report import about, table
 from load_weights import DTYPES, check_memory, find_device, load_config
 from model import Config, LLaDA
-from options import require
+from strategies import STRATEGIES, Window, build, require
+from strategies.fast_dllm import CacheName
 
 SHAPES: dict[str, Config | None] = {
     "tiny": None,  # the embedded model's, read when it is asked for
@@ -74,7 +75,7 @@ def at_work(model: LLaDA, cache: str, batch: int, args, compile=False) -> tuple[
     prompts = [[token] * args.prompt_length] * batch
     canvas = prepare(model, prompts, strategy, settings, [template] * batch)
     canvas.held[:] = True  # a row that is full stays, and its slots with it
-    here = (s for s in steps(canvas) if s.window.start >= args.prompt_length + middle)
+    here = (s for s in stream(canvas) if s.window.start >= args.prompt_length + middle)
     return canvas, next(step for step in here if step.window.age not in (0, 1))
 
 
@@ -167,7 +168,7 @@ def measure(model: LLaDA, cache: str, batch: int, args: Namespace) -> dict[str, 
     """
     kinds = (False, True) if args.compile else (False,)
     works = [at_work(model, cache, batch, args, compile) for compile in kinds]
-    forwards = [partial(dllm.forward, canvas, step.window, step.at) for canvas, step in works]
+    forwards = [partial(canvas.forward, step.window, step.at) for canvas, step in works]
     scores = [partial(canvas.score, step.logits) for canvas, step in works]
     with Products() as products:
         forwards[0]()
@@ -218,7 +219,7 @@ def checked_shapes(args: Namespace, device: torch.device, dtype: torch.dtype) ->
         c = replace(SHAPES[name] or load_config(TINY), max_sequence_length=length)
         with torch.device("meta"):
             needed = sum(weight.numel() for weight in LLaDA(c).parameters())
-        needed += max(args.batch) * length * c.n_layers * 2 * c.kv_heads * c.head_width
+        needed += max(args.batch) * length * c.slot_width
         check_memory(f"the weights and cache of shape {name}", needed * dtype.itemsize, device)
         shapes[name] = c
     return shapes
