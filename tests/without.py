@@ -1,6 +1,6 @@
-"""Do without one system after the other: `python tests/without.py COPY` in a copy of the repository, which test_layout.py makes.
+"""Do without one system after the other: `python tests/without.py COPY` in a copy of the repository, as test_layout.py makes it.
 
-Torch is loaded once. For each file of strategies/ the file is deleted, all modules of the project are forgotten, and it is loaded anew, as in a
+Torch is loaded once. Each file of strategies/ in turn is deleted, all modules of the project are forgotten, and it is loaded anew, as in a
 fresh process. Prints a line of JSON for each: the file, what is left of STRATEGIES, and what went wrong, or null.
 """
 
@@ -12,13 +12,15 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-sys.dont_write_bytecode = True
 COPY = Path(sys.argv[1])
 sys.path[0] = str(COPY)
 
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+GOLDENS = COPY / "tests" / "goldens" / "b"
+CASES = sorted(map(json.loads, (GOLDENS / "cases.jsonl").open()), key=lambda case: -case["nfe"])
+SHORTEST = {case["strategy"]: case for case in CASES}.values()
 
 
 def forget() -> None:
@@ -30,18 +32,16 @@ def forget() -> None:
 
 
 def work() -> list[str]:
-    """Load the decoder, decode by a strategy that is left, and the goldens of one folder of all that are left, of each two."""
+    """Load the decoder, decode by a strategy that is left, and of each that has goldens the shortest of one folder."""
     forget()
-    from dllm import STRATEGIES, generate
+    from dllm import generate
     from load_weights import load_model
+    from strategies import STRATEGIES
 
-    folder = COPY / "tests" / "goldens" / "b"
-    model, seen = load_model(folder, device="cpu"), []
-    generate(model, [1, 2, 3], next(reversed([n for n in STRATEGIES if n not in ("apd", "guided")])), gen_length=8)
-    for line in (folder / "cases.jsonl").open():
-        case = json.loads(line)
-        seen.append(case["strategy"])
-        if case["strategy"] in STRATEGIES and seen.count(case["strategy"]) <= 2:
+    model = load_model(GOLDENS, device="cpu")
+    generate(model, [1, 2, 3], next(name for name in reversed(STRATEGIES) if name not in ("apd", "guided", "prism")), gen_length=32)
+    for case in SHORTEST:
+        if case["strategy"] in STRATEGIES:
             result = generate(model, case["prompt"], case["strategy"], **case["settings"])
             assert result.tokens[0, : len(case["tokens"])].tolist() == case["tokens"] and result.nfe == case["nfe"], case["settings"]
     return list(STRATEGIES)
