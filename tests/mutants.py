@@ -154,8 +154,8 @@ credit: the mask earns credit
 @ strategies/smoothing.py: systems/test_smoothing.py
 smoothing: the weight grows anew in each block
     self.weigh(window.forwards)  =>  self.weigh(window.forwards * 0 + (window.age or 0))
-smoothing: a row of a pipeline has the threshold of another
-    sunk.repeat_interleave(len(candidates) // len(sunk))  =>  sunk.repeat(len(candidates) // len(sunk))
+smoothing: the threshold that sinks is that of one block
+    sunk.repeat_interleave(len(candidates) // len(sunk))  =>  sunk
 @ strategies/dkv.py: systems/test_dkv.py
 dkv: everything is recomputed in a block's first forward only
     window.age < 2 or  =>  window.age < 1 or

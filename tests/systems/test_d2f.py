@@ -4,8 +4,9 @@ import pytest
 from conftest import random_model
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import changed, committed, refused, run, same, seeds
+from shared import LENGTHS, changed, committed, refused, run, same, seeds
 
+from dllm import decode
 from strategies import Strategy, build
 from strategies.d2f import block_causal, block_mask
 from strategies.fast_dllm import threshold_rule
@@ -47,6 +48,14 @@ def test_activation_is_idle_when_blocks_are_added_later_still(seed, a, b):
     act, add = sorted((a, b))
     one, two = (run(seed, "d2f", skip_threshold=0.6, block_add_threshold=add, decoded_token_threshold=t) for t in (act, 0.0))
     assert same(one, two)
+
+
+@pytest.mark.parametrize("add, opened", [(0.0, [1, 2, 3, 3]), (0.25, [1, 1, 2, 2]), (0.3, [1, 1, 1, 2]), (1.0, [1, 1, 1, 1])])
+def test_a_block_opens_when_the_last_is_filled_up_to_the_share(add, opened):
+    """Would catch a block that opens only beyond the share, or by that of another block: one token a forward, in the first block alone."""
+    slow = {"block_add_threshold": add, "decoded_token_threshold": 1.0, "skip_threshold": 2.0, "eos": "fill"}
+    steps = decode(random_model(0), [1, 2], "d2f", **slow, **LENGTHS)
+    assert [(step.window.end - 2) // 8 for step, _ in zip(steps, opened)] == opened
 
 
 def test_it_differs_where_blocks_overlap():

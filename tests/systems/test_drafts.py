@@ -1,6 +1,7 @@
 """Speculation: the same tokens for any graph, rule, cache and temperature, in fewer forwards."""
 
 import pytest
+import torch
 from conftest import random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +35,14 @@ def test_any_graph_is_lossless_for_any_rule(seed, rule, credit, temperature, cfg
     one, other = (again(seed, strategy, *prompts, **settings) for strategy in mine)
     assert one.tokens.equal(other.tokens)
     assert all(a >= b for a, b in zip(one.forwards, other.forwards))
+
+
+def test_a_draft_fills_the_surest_masks_with_their_likeliest_tokens():
+    """Would catch a second choice that is the first, a written cell that is filled, and places that count from the wrong end."""
+    logits = torch.tensor([[[0.0, 3.0, 1.0, 0.5], [9.0, 0.0, 0.0, 0.0], [4.0, 0.0, 1.0, 2.0]]])  # the third mask is the surer one
+    graph = (((0, 0),), ((0, 1),), ((0, 0), (1, 2)), ((1, 0), (5, 0)), ((0, 99),))
+    drafts = Drafts(graph).draft(logits, torch.tensor([[39, 7, 39]]), 39)
+    assert drafts[0].tolist() == [[39, 7, 0], [39, 7, 3], [3, 7, 0], [1, 7, 39], [39, 7, 1]]
 
 
 def test_drafts_are_often_right():
@@ -73,7 +82,9 @@ def test_skipping_no_layer_is_freedave_with_a_draft_forward_too_many():
 
 def test_fewer_layers_draft_worse():
     """Negative control for the two tests above: were the layers not left out, any set would save as many forwards as none."""
-    nfe = {skip: sum(run(seed, drafting(skip, 4), layers=4).nfe for seed in range(4)) for skip in ((), (1,), (0, 1, 2))}
+    runs = {skip: [run(seed, drafting(skip, 4), layers=4) for seed in range(4)] for skip in ((), (1,), (0, 1, 2))}
+    assert all(result.forwards == [result.nfe] for results in runs.values() for result in results)  # those that draft are counted
+    nfe = {skip: sum(result.nfe for result in results) for skip, results in runs.items()}
     assert nfe[()] < nfe[(1,)] < nfe[(0, 1, 2)]
 
 

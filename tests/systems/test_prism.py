@@ -159,6 +159,22 @@ def test_a_token_is_as_sure_as_its_own_probability(monkeypatch, order, eos):
     assert ends and judged[-1].max() < kernels.LARGEST
 
 
+def test_a_copy_is_as_sure_as_its_parent(monkeypatch):
+    """Would catch a child that is judged by how sure the row was whose place it takes."""
+    copies, real = [], prism.mask_again
+
+    def mask_again(s, window, doubt, rows, *more):
+        for row in rows:
+            parents = [p for p in s.live.tolist() if p not in rows and s.x[p].equal(s.x[row])]
+            copies.append(any(doubt[row].equal(doubt[p]) for p in parents))
+        real(s, window, doubt, rows, *more)
+
+    monkeypatch.setattr(prism, "mask_again", mask_again)
+    for seed in range(4):
+        again(seed, "prism", **SEARCH, threshold=0.6, temperature=0.7)
+    assert len(copies) >= 8 and all(copies)
+
+
 @given(seeds)
 def test_the_answer_is_the_trajectory_with_the_best_score(seed):
     """Would catch a choice by the first row, or among trajectories that were pruned."""
