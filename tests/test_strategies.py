@@ -3,7 +3,8 @@
 import math
 import pkgutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Annotated, Literal
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from shared import ONE
 
 import strategies
+from kernels import Scores
 from model import Pass
 from strategies import (
     KNOWN,
@@ -80,6 +82,17 @@ def test_parts_inside_others_are_asked_and_copied_too():
     assert copied is not outer and copied.inside is not outer.inside and copied.inside.inside is None
     with pytest.raises(ValueError, match="broken"):
         Strategy(threshold_rule(0.9), full, serial, forward=Box(Box(broken=True)))
+
+
+def test_a_block_that_must_move_does():
+    """Would catch a block that need not move because a written cell of it was edited: nothing would ever fill it."""
+    doubt = torch.tensor([[0.5, 0.2, 0.1, 0.3], [0.5, 0.2, 0.1, 0.3]])
+    scores, candidates = Scores(torch.full((2, 4), 7), doubt, doubt, doubt), torch.tensor([[True, True, False, False]] * 2)
+    edit = torch.tensor([[False, False, True, False]] * 2)  # a written cell
+    for rule, written in ((lambda *_: (edit, scores.token), edit), (lambda *_: edit, torch.zeros_like(edit))):
+        window = replace(Window(0, 4, 0, 0, 0, None, **ONE), must=torch.tensor([[True], [False]]))
+        commit, token = choose(SimpleNamespace(strategy=SimpleNamespace(rule=rule)), window, scores, candidates)
+        assert (commit ^ written).tolist() == [[False, True, False, False], [False] * 4] and token.equal(scores.token)
 
 
 # --- the registry
