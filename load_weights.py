@@ -1,4 +1,4 @@
-"""From files to a model that runs: config.json, safetensors and a LoRA adapter, tokenizer.json and the chat template; and back.
+"""From files to a model that runs: config.json, safetensors and a LoRA adapter, tokenizer.json and the chat template.
 
 A checkpoint is a folder, or the name of one on Hugging Face. Weights are data: only safetensors is read (no pickle), no code from a
 checkpoint runs, and its template is rendered in a sandbox. Every problem is a ValueError of one sentence, raised before any weight is read
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from model import Config, Int8Linear, Linear, LLaDA
@@ -84,48 +83,6 @@ def load_model(
 def load_config(source: str | Path) -> Config:
     """The shape of a checkpoint, from its config.json alone: a folder or a Hugging Face id."""
     return read_config(find_folder(source))
-
-
-def save_model(model: LLaDA, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write config.json and model.safetensors in LLaDA's format, each under a temporary name first. dtype: default the model's."""
-    if any(isinstance(module, Int8Linear) for module in model.modules()):
-        raise ValueError("a model in int8 has lost what LLaDA's format holds: load it without int8 to save it")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {PREFIX + name: p.detach().to("cpu", dtype or p.dtype).contiguous() for name, p in model.named_parameters()}
-    config = {name: getattr(model.config, name) for name in CONFIG_KEYS} | FIXED
-    config |= {"architectures": ["LLaDAModelLM"], "embedding_size": model.config.vocab_size, "pad_token_id": model.config.eos_token_id}
-    config["n_kv_heads"] = model.config.kv_heads
-    write_folder(folder, "model.safetensors", tensors, "config.json", config)
-
-
-def save_adapter(halves: dict[str, tuple[Tensor, Tensor]], alpha: float, folder: str | Path) -> None:
-    """Write a LoRA adapter in PEFT's layout. halves: {module name in LLaDA: (A [r, in], B [out, r])}, all of one rank r."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    rank = next(iter(halves.values()))[0].shape[0]
-    config = {
-        "peft_type": "LORA",
-        "r": rank,
-        "lora_alpha": alpha,
-        "bias": "none",
-        "target_modules": sorted({name.split(".")[-1] for name in halves}),
-    }
-    tensors = {
-        f"base_model.model.{PREFIX}{name}.lora_{half}.weight": tensor.detach().contiguous()
-        for name, pair in halves.items()
-        for half, tensor in zip("AB", pair)
-    }
-    write_folder(folder, "adapter_model.safetensors", tensors, "adapter_config.json", config)
-
-
-def write_folder(folder: Path, weights: str, tensors: dict[str, Tensor], description: str, config: dict) -> None:
-    """Write both files under temporary names, then rename them: a killed run leaves whole files."""
-    save_file(tensors, folder / f"{weights}.tmp")
-    (folder / f"{weights}.tmp").chmod(0o644)  # the library makes it 0600, for its owner alone
-    (folder / f"{description}.tmp").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-    for name in (weights, description):
-        os.replace(folder / f"{name}.tmp", folder / name)
 
 
 # --- finding files ---------------------------------------------------------------------------------------------------------------------
@@ -259,29 +216,6 @@ def read_tensors(file: Path, device):
         if not tensor.isfinite().all():
             raise ValueError(f"{file}: tensor {name} holds NaN or infinity")
         yield name, tensor
-
-
-FILTER_PARTS = ("hidden.weight", "hidden.bias", "out.weight", "out.bias")
-
-
-def load_filter(source: str | Path) -> list[Tensor]:
-    """Learn2PD's filter: the FILTER_PARTS, float32 [k, k], [k], [k, k], [k], for blocks of k tokens."""
-    if not Path(source).is_file():
-        raise ValueError(f"there is no filter {source}: train one by python -m lab.train filter")
-    parts = dict(read_tensors(Path(source), "cpu"))
-    shapes = [tuple(parts[name].shape) for name in FILTER_PARTS if name in parts]
-    k = shapes[0][0] if shapes and shapes[0] else 0
-    if set(parts) != set(FILTER_PARTS) or k < 1 or shapes != [(k, k), (k,)] * 2:
-        raise ValueError(f"filter {source} does not hold just {', '.join(FILTER_PARTS)} of shapes [k, k], [k], [k, k], [k]")
-    return [parts[name].float() for name in FILTER_PARTS]
-
-
-def save_filter(parts: list[Tensor], file: str | Path) -> None:
-    """Write a filter under a temporary name, then rename it. parts: as load_filter returns them."""
-    temporary = f"{file}.tmp"
-    save_file({name: part.detach().contiguous() for name, part in zip(FILTER_PARTS, parts)}, temporary)
-    Path(temporary).chmod(0o644)  # the library makes it 0600
-    os.replace(temporary, file)
 
 
 def set_weight(model: LLaDA, name: str, tensor: Tensor, int8: bool) -> None:
@@ -427,3 +361,20 @@ def refuse_messages(message: str):
 def load_tokenizer(source: str | Path) -> Tokenizer:
     """The tokenizer of a checkpoint: a folder or a Hugging Face id."""
     return Tokenizer(find_folder(source))
+
+
+# --- Learn2PD's filter ----------------------------------------------------------------------------------------------------------------
+
+FILTER_PARTS = ("hidden.weight", "hidden.bias", "out.weight", "out.bias")
+
+
+def load_filter(source: str | Path) -> list[Tensor]:
+    """Learn2PD's filter: the FILTER_PARTS, float32 [k, k], [k], [k, k], [k], for blocks of k tokens."""
+    if not Path(source).is_file():
+        raise ValueError(f"there is no filter {source}: train one by python -m lab.train filter")
+    parts = dict(read_tensors(Path(source), "cpu"))
+    shapes = [tuple(parts[name].shape) for name in FILTER_PARTS if name in parts]
+    k = shapes[0][0] if shapes and shapes[0] else 0
+    if set(parts) != set(FILTER_PARTS) or k < 1 or shapes != [(k, k), (k,)] * 2:
+        raise ValueError(f"filter {source} does not hold just {', '.join(FILTER_PARTS)} of shapes [k, k], [k], [k, k], [k]")
+    return [parts[name].float() for name in FILTER_PARTS]

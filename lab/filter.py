@@ -22,8 +22,9 @@ from tqdm import tqdm
 from dllm import STRATEGIES, CacheName, decode, plan
 from lab.command_line import Parser, use_threads
 from lab.compare import encode, with_oracle
+from lab.save import save_filter
 from lab.tasks import problems
-from load_weights import load_model, load_tokenizer, save_filter
+from load_weights import load_model, load_tokenizer
 from options import check_kinds, options, require
 
 BATCH = 16  # problems that are decoded together

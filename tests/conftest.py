@@ -13,7 +13,7 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # so that a bare `pytest` finds the project, too
 
-from load_weights import save_filter, save_model
+from lab.save import save_filter, save_model
 from model import Config, LLaDA
 
 torch.set_num_threads(1)  # these models are so small that a second thread only waits

@@ -12,7 +12,8 @@ import dllm
 import related
 from dllm import Scores, Strategy, decode
 from lab import command_line, compare, filter, train
-from load_weights import FILTER_PARTS, load_filter, save_filter
+from lab.save import save_filter
+from load_weights import FILTER_PARTS, load_filter
 
 FILTER = random_filter(8)
 
