@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from itertools import islice
 
 import pytest
@@ -17,6 +18,9 @@ each_task = pytest.mark.parametrize("task", TASKS)
 
 def some(task: str | None, count: int, seed: str = "tests", held_out: bool = False) -> list[Problem]:
     return list(islice(problems(seed, task, held_out), count))
+
+
+ONE_OF_EACH = [problem for task in TASKS for problem in some(task, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +87,11 @@ def test_what_counts_as_right(text, right):
     assert check(TOM, text) == right
 
 
-@given(st.sampled_from(list(TASKS)), st.text(max_size=60))
-@example("two-step", "1 / 0 = 1. 1 / 0 = 1. The answer is 1.")
-def test_any_text_can_be_checked(task, text):
-    """A checker that raises on nonsense ends a training run at its last line."""
-    assert check(some(task, 1)[0], text) in (True, False)
+@given(st.lists(st.sampled_from([*"0123456789 .+*/-=<>x", " = ", "The answer is", "\n", "٣"]), max_size=30).map("".join))
+@example("1 / 0 = 1. 1 / 0 = 1. The answer is 1.")
+def test_any_text_can_be_checked(text):
+    """A checker that raises on nonsense ends a bench at its last line."""
+    assert all(check(problem, text) in (True, False) for problem in ONE_OF_EACH)
 
 
 # ---- Data
@@ -96,7 +100,7 @@ def test_any_text_can_be_checked(task, text):
 @each_task
 def test_training_and_held_out_problems_share_neither_prompt_nor_solution(task):
     """A split by index or by object identity, with which held-out accuracy measures memory."""
-    train, held = some(task, 700), some(task, 700, held_out=True)
+    train, held = some(task, 300), some(task, 300, held_out=True)
     assert not {p.prompt for p in train} & {p.prompt for p in held}
     assert not {p.answer for p in train} & {p.answer for p in held}
     assert all(is_held_out(p.answer) for p in held) and not any(is_held_out(p.answer) for p in train)
@@ -150,8 +154,8 @@ def test_a_domain_word_and_a_number_are_one_token_each(tokenizer):
 
 def test_the_words_of_the_tasks_are_in_the_list(tokenizer):
     """A new phrase whose words are not in words.txt, and are spelled in bytes, as invented words are."""
-    pieces = [piece for p in some(None, 4000) for piece in re.findall(r"[A-Za-z]+", p.prompt + " " + p.answer)]
-    assert not {word for word in set(pieces) if len(tokenizer.encode(" " + word)) > 1 and pieces.count(word) >= 8}
+    counts = Counter(piece for p in some(None, 4000) for piece in re.findall(r"[A-Za-z]+", p.prompt + " " + p.answer))
+    assert not {word for word, count in counts.items() if count >= 8 and len(tokenizer.encode(" " + word)) > 1}
 
 
 def test_the_chat_template_renders_what_training_used(tokenizer):
