@@ -13,13 +13,13 @@ on, under whatever names and objects its story was told.
 """
 
 import hashlib
-import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -27,7 +27,6 @@ LIMIT = 199  # no number is larger
 TABLE = 12  # products and quotients are those of the multiplication table up to here
 HELD_OUT = 0.1  # the share of solutions kept out of training
 
-Random = random.Random
 Steps = list[tuple[int, str, int]]  # (left, sign, right) of each equation, in order
 
 
@@ -62,19 +61,12 @@ def told(form: str, **slots) -> str:
     return re.sub(r"(\w+)/(\w+)", rf"\{1 + slots.get('tense', 0)}", form).format(**slots)
 
 
-def upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
 def one(things: str) -> str:
     return ONE.get(things, things[:-1])
 
 
 def listed(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers))
-
-
-# ---- Numbers
 
 
 def number(rng: Random, most: int = LIMIT) -> int:
@@ -117,12 +109,12 @@ def cast(rng: Random) -> dict:
     food = rng.random() < 0.4
     things = rng.choice(SAY.food if food else SAY.things)
     if rng.random() < 0.05:
-        name = upper(invented(rng))
+        name = invented(rng).capitalize()
     if rng.random() < 0.05:
         things = invented(rng) + "s"
     while friend == name:
         friend = rng.choice(SAY.he + SAY.she)
-    who = {"name": name, "friend": friend, "he": he, "He": upper(he), "him": him, "his": his}
+    who = {"name": name, "friend": friend, "he": he, "He": he.capitalize(), "him": him, "his": his}
     return who | {"things": things, "thing": one(things), "food": food}
 
 
@@ -183,7 +175,8 @@ def narrate(rng: Random, who: dict, first: str, clauses: list[tuple[str, bool]])
         else:
             subject = rng.choice((who["he"], who["he"], who["name"])) + " " if own else ""
             lead = rng.choice(("", "", "Then ", "Later ", "Next, ", "After that, "))
-            sentences.append(upper(lead + subject + text))
+            sentence = lead + subject + text
+            sentences.append(sentence[0].upper() + sentence[1:])
             joined = own
     return ". ".join(sentences)
 
@@ -256,9 +249,8 @@ def price(rng: Random, count: int) -> tuple[str, Steps]:
     paid = a * b + number(rng, LIMIT - a * b)
     steps.append((paid, "-", a * b))
     if rng.random() < 0.5:
-        return told(
-            f"{buys} and pays with {paid} dollars. {rng.choice(SAY.ask_change)}", **slots
-        ), steps
+        buys += f" and pays with {paid} dollars. {rng.choice(SAY.ask_change)}"
+        return told(buys, **slots), steps
     if buys.startswith("{buyer}"):
         slots["buyer"] = who["He"]
     ask = f"How {rng.choice(SAY.money)} does {{he}} have left?"
@@ -273,9 +265,6 @@ def story(rng: Random, count: int) -> tuple[str, str]:
         prompt, steps = kind(rng, count)
         if len(steps) == count and max(value(*step) for step in steps) <= LIMIT:
             return prompt, solution(steps)
-
-
-# ---- The other tasks
 
 
 def calculation(rng: Random) -> tuple[int, str, int]:
@@ -316,10 +305,8 @@ def compare(rng: Random) -> tuple[str, str]:
     larger = rng.random() < 0.5
     word = rng.choice(("larger", "bigger", "greater") if larger else ("smaller", "less"))
     ask = rng.choice(SAY.compare).format(word=word, a=a, b=b)
-    return (
-        ask,
-        f"{a} {'<' if a < b else '>'} {b}. The answer is {max(a, b) if larger else min(a, b)}.",
-    )
+    right = max(a, b) if larger else min(a, b)
+    return ask, f"{a} {'<' if a < b else '>'} {b}. The answer is {right}."
 
 
 def sort(rng: Random) -> tuple[str, str]:
@@ -329,9 +316,8 @@ def sort(rng: Random) -> tuple[str, str]:
 
 def reverse(rng: Random) -> tuple[str, str]:
     numbers = [rng.randrange(100) for _ in range(rng.randint(3, 8))]
-    return rng.choice(SAY.reverse).format(
-        listed(numbers)
-    ), f"The answer is {listed(numbers[::-1])}."
+    ask = rng.choice(SAY.reverse).format(listed(numbers))
+    return ask, f"The answer is {listed(numbers[::-1])}."
 
 
 class Task(NamedTuple):
@@ -355,10 +341,7 @@ TASKS = {
 
 
 def check(problem: Problem, text: str) -> bool:
-    """Is `text`, without its EOS, a right answer: the taught steps, in the taught form?
-
-    The numbers that a + or a * joins may change places: 7 + 12 for 12 + 7.
-    """
+    """Is `text`, without its EOS, the taught steps in the taught form? + and * may swap numbers."""
     return in_order(text) == in_order(problem.answer)
 
 
@@ -366,9 +349,6 @@ def in_order(text: str) -> str:
     """7 + 12 -> 12 + 7: by text, not by value, so that 007 stays what it is."""
     swap = lambda match: "{0} {2} {1}".format(*sorted((match[1], match[3])), match[2])  # noqa: E731
     return re.sub(r"([0-9]+) ([+*]) ([0-9]+)", swap, text)
-
-
-# ---- Data
 
 
 def is_held_out(answer: str) -> bool:
@@ -379,10 +359,7 @@ def is_held_out(answer: str) -> bool:
 def problems(
     seed: str | int, task: str | None = None, held_out: bool = False, polish: bool = False
 ) -> Iterator[Problem]:
-    """Yield problems without end, from the held-out solutions or from all the others.
-
-    task: default all, in their shares; polish: in those of the polish
-    """
+    """Yield problems without end: of one task, or of all in their shares, or the polish's."""
     rng = Random(f"{seed}")  # a string is hashed by sha512: the same stream on every machine
     shares = [t.polish if polish else t.share for t in TASKS.values()]
     while True:

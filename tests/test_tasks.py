@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lab.tasks import LIMIT, TABLE, TASKS, Problem, check, is_held_out, problems
-from lab.tokenizer import SPECIAL, build, chat, save_tokenizer
+from lab.tokenizer import SPECIAL, chat, save_tokenizer
 from load_weights import load_tokenizer
 
 each_task = pytest.mark.parametrize("task", TASKS)
@@ -26,7 +26,7 @@ ONE_OF_EACH = [problem for task in TASKS for problem in some(task, 1)]
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    save_tokenizer(build(), folder)
+    save_tokenizer(folder)
     return load_tokenizer(folder)
 
 
