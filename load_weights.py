@@ -62,9 +62,9 @@ def load_model(
     lora = read_adapter(find_folder(adapter), shapes) if adapter else {}
     for file in files:
         for name, tensor in read_tensors(file, device):
-            if name in lora:  # added up in float32: bfloat16 would round the sum twice
+            if name in lora:  # in float32: bfloat16 would round the sum twice
                 a, b, scale = lora[name]
-                tensor = tensor.float() + scale * (b.to(device) @ a.to(device))
+                tensor = tensor + scale * (b.to(device) @ a.to(device))
             name = name.removeprefix(PREFIX)
             set_weight(model, name, tensor.to(dtype), int8 and name in linear)
     return model.eval()

@@ -75,10 +75,8 @@ def number(rng: Random, most: int = LIMIT) -> int:
 
 
 def value(left: int, sign: str, right: int) -> int:
-    """The result of a step. A division with a rest is a bug in a story, or wrong: it has none."""
-    if sign == "/":
-        return left // right if right and left % right == 0 else -1
-    return {"+": left + right, "-": left - right, "*": left * right}[sign]
+    """The result of a step: stories divide where nothing is left over."""
+    return {"+": left + right, "-": left - right, "*": left * right, "/": left // right}[sign]
 
 
 def running_total(numbers: list[int]) -> Steps:

@@ -59,16 +59,21 @@ def test_training_brings_the_student_closer_to_the_teacher(saved, both):
 
 
 def test_the_loss_by_hand(saved, both):
-    """Would catch a distance from student to teacher, a wrong mean, or a weight other than 1 / ratio: one block, all masked at ratio 1."""
-    s, batch = settings(saved, block=10, least=1.0, most=1.0), a_batch()
-    ids = torch.cat((batch.prompt, torch.full((2, 10), both.student.config.mask_token_id)), 1)
-    allowed = torch.ones(16, 16, dtype=torch.bool)
-    allowed[:6, 6:] = False  # the prompt does not see the answer
-    told = torch.softmax(both.teacher(ids, start=batch.start)[:, 6:].double(), -1)
-    said = torch.softmax(both.student(ids, Pass(mask=allowed), start=batch.start)[:, 6:].double(), -1)
-    loss, counts = s.loss(0, both, batch, torch.Generator().manual_seed(0))
-    assert loss.item() == pytest.approx(-(told * said.log()).sum(-1).mean().item() * 2, rel=1e-4)
-    assert counts.tolist() == [20, (told.argmax(-1) == said.argmax(-1)).sum()]
+    """Would catch a distance from student to teacher, a wrong mean, or a weight other than 1 / ratio: one block, a ratio of 1 or a half."""
+    batch = a_batch()
+    for ratio in (1.0, 0.5):
+        s, rng = settings(saved, block=10, least=ratio, most=ratio), torch.Generator().manual_seed(0)
+        d2f.mask_ratios(2, 1, ratio, ratio, rng)
+        masked = torch.rand(2, 10, generator=rng) < ratio
+        ids = torch.cat((batch.prompt, batch.answer.masked_fill(masked, both.student.config.mask_token_id)), 1)
+        allowed = torch.ones(16, 16, dtype=torch.bool)
+        allowed[:6, 6:] = False  # the prompt does not see the answer
+        told = torch.softmax(both.teacher(ids, start=batch.start)[:, 6:].double(), -1)
+        said = torch.softmax(both.student(ids, Pass(mask=allowed), start=batch.start)[:, 6:].double(), -1)
+        expected = -(told * said.log()).sum(-1)[masked].mean().item() / ratio * 2
+        loss, counts = s.loss(0, both, batch, torch.Generator().manual_seed(0))
+        assert loss.item() == pytest.approx(expected, rel=1e-4)
+        assert counts.tolist() == [masked.sum(), ((told.argmax(-1) == said.argmax(-1)) & masked).sum()]
 
 
 def test_a_student_never_looks_ahead(both):

@@ -206,6 +206,14 @@ def test_text_survives_the_tokenizer(saved, text):
     assert len(ids) == len(text) and tokenizer.decode(ids) == text
 
 
+def test_an_adapter_is_added_before_anything_is_rounded(saved, tmp_path):
+    """Would catch a product or a sum in bfloat16."""
+    plain = load_model(saved, device="cpu").blocks[0].q_proj.weight
+    a, b = adapter(tmp_path / "lora", random_model(0))["blocks.0.q_proj"]
+    merged = load_model(saved, adapter=tmp_path / "lora", device="cpu", dtype=torch.bfloat16)
+    assert merged.blocks[0].q_proj.weight.equal((plain + 2.0 * (b @ a)).bfloat16())
+
+
 def test_the_chat_template_is_rendered_and_special_tokens_are_hidden(checkpoint):
     """Would catch a template that is ignored, one in its newer file, and EOS shown as text."""
     message = [{"role": "user", "content": " ab "}]
@@ -423,6 +431,7 @@ def test_a_device_that_is_not_there_is_refused(saved, name):
         ("{% for", "the checkpoint's chat template fails"),
         ("{{ raise_exception('no system prompt') }}", "chat template refuses these messages: no system prompt"),
         ("{{ ''.__class__.__mro__ }}", "the checkpoint's chat template fails"),  # a way out of an open sandbox
+        ("{{ messages.append('more') }}", "the checkpoint's chat template fails"),  # a list that is the caller's
     ],
 )
 def test_a_template_that_fails_is_one_line(checkpoint, template, message):

@@ -111,6 +111,14 @@ def test_the_split_holds_out_a_tenth():
     assert 0.09 < sum(is_held_out(f"The answer is {n}.") for n in range(20_000)) / 20_000 < 0.11
 
 
+@pytest.mark.parametrize("polish", [False, True])
+def test_tasks_come_in_their_shares(polish):
+    """Shares that belong to other tasks, or a polish that is like all before it."""
+    counts = Counter(problem.task for problem in islice(problems("shares", polish=polish), 3000))
+    for name, task in TASKS.items():
+        assert abs(counts[name] / 30 - (task.polish if polish else task.share)) < 2.5, name
+
+
 def test_the_same_seed_gives_the_same_data_on_every_machine():
     """Python's salted hash(), set order or the global generator in a story; a change of words, after which the tokenizer must be rebuilt."""
     text = "\n".join(f"{p.task}|{p.prompt}|{p.answer}" for p in some(None, 2000, "digest"))

@@ -5,6 +5,7 @@ import math
 import runpy
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab import train
-from lab.tokenizer import build
+from lab.tasks import problems
+from lab.tokenizer import build, chat
 from lab.train import Batch, Settings, collate, diffusion_loss, draw_masks, score, two_stream_loss, two_stream_mask
 
 SMALL = Settings(out="", run="", steps=8, batch=4, width=8, layers=1, heads=1, ffn=8, warmup=2, save_every=1, processes=1, compile=False)
@@ -187,6 +189,15 @@ def test_processes_share_out_the_examples_of_one():
         return sorted(found)
 
     assert answers(1) == answers(2) == answers(3) and len(answers(1)) == 10
+
+
+def test_the_polish_asks_for_more_of_what_is_hard():
+    """A polish with the problems of the steps before it."""
+    s, encode = replace(SMALL, steps=10, batch=16, polish=0.5), lambda text: build().encode(text).ids
+    for step, polish in ((4, False), (5, True)):
+        prompts = [row[start:].tolist() for group in train.batches(s, step, 0) for start, row in zip(group.start, group.prompt)]
+        expected = [encode(chat(p.prompt)) for p in islice(problems(f"train/0/{step}", polish=polish), 16)]
+        assert sorted(prompts) == sorted(expected)
 
 
 def test_answers_end_in_eos_and_tails_come_last():
