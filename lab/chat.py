@@ -9,10 +9,10 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 
 import torch
+from options import check_prompt
 
 from dllm import StepLimit, finish, prepare, steps
 from lab.command_line import checked_plan, find_model, open_model, tell, whole_text, write
-from options import check_prompt
 
 HELP = "/new begins another conversation, /quit ends it"
 
@@ -25,7 +25,9 @@ def chat(args: Namespace, settings: dict) -> Callable[[], None]:
 
         check_flags(args, strategy)
     tokenizer, config, load = find_model(args)
-    check_prompt(tokenizer.encode_chat([{"role": "user", "content": "?"}]), config, chosen.gen_length)
+    check_prompt(
+        tokenizer.encode_chat([{"role": "user", "content": "?"}]), config, chosen.gen_length
+    )
     model = open_model(args, settings, load)
 
     def talk() -> None:
@@ -39,8 +41,15 @@ def chat(args: Namespace, settings: dict) -> Callable[[], None]:
                 if whole_text(line, "line").startswith("/"):
                     raise ValueError(f"{line.split()[0]} is unknown: {HELP}")
                 canvas = prepare(model, tokenizer.encode_chat(asked), args.strategy, settings)
-                result = finish(canvas, observe(steps(canvas), canvas, tokenizer, args) if observed else steps(canvas))
-            except (ValueError, StepLimit, torch.OutOfMemoryError) as error:  # of this turn: the conversation goes on
+                result = finish(
+                    canvas,
+                    observe(steps(canvas), canvas, tokenizer, args) if observed else steps(canvas),
+                )
+            except (
+                ValueError,
+                StepLimit,
+                torch.OutOfMemoryError,
+            ) as error:  # of this turn: the conversation goes on
                 print(" ".join(str(error).split()), file=sys.stderr)
                 continue
             except KeyboardInterrupt:
@@ -56,7 +65,9 @@ def chat(args: Namespace, settings: dict) -> Callable[[], None]:
 
 def turns() -> Iterator[str]:
     """The lines that are not empty, from a person or a pipe, up to /quit or the end."""
-    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # one bad line must not cost those after it
+    sys.stdin.reconfigure(
+        encoding="utf-8", errors="surrogateescape"
+    )  # one bad line must not cost those after it
     asks = sys.stdin.isatty() and sys.stdout.isatty()
     if asks:
         try:

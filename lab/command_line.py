@@ -16,12 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from options import Option, check_prompt, options
+from related import FILTER
 
 from dllm import DEFAULT, STRATEGIES, Settings, StepLimit, Strategy, finish, plan, prepare, steps
 from load_weights import DTYPES, load_config, load_model, load_tokenizer
 from model import LLaDA
-from options import Option, check_prompt, options
-from related import FILTER
 
 TINY = Path(__file__).parent.parent / "weights" / "tiny"
 
@@ -32,7 +32,9 @@ def strategy_table() -> str:
     for name, builder in STRATEGIES.items():
         lines.append(f"{name}\n  {inspect.getdoc(builder).splitlines()[0]}")
         for option in options(builder).values():
-            lines.append(f"    --{option.name.replace('_', '-')} {shown(option.default)}: {option.meaning}")
+            lines.append(
+                f"    --{option.name.replace('_', '-')} {shown(option.default)}: {option.meaning}"
+            )
     return "\n".join(lines)
 
 
@@ -44,7 +46,10 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else args
-        return super().parse_known_args([re.sub(r"^--\w+", lambda flag: flag[0].replace("_", "-"), arg) for arg in args], namespace)
+        return super().parse_known_args(
+            [re.sub(r"^--\w+", lambda flag: flag[0].replace("_", "-"), arg) for arg in args],
+            namespace,
+        )
 
     def add_option(self, option: Option, note: str = "") -> None:
         """Add the flag of a setting. What is not given is absent, so that no default stands here a second time."""
@@ -63,28 +68,88 @@ class Parser(argparse.ArgumentParser):
 
 
 def command_line() -> Parser:
-    parser = Parser(prog="dllm.py", description="Answer a prompt with a diffusion language model.", allow_abbrev=False)
+    parser = Parser(
+        prog="dllm.py",
+        description="Answer a prompt with a diffusion language model.",
+        allow_abbrev=False,
+    )
     parser.add_argument("--prompt", help="the question, or - to read it from standard input")
     parser.add_argument(
-        "--infill", metavar="TEXT", help="fill the holes of a text, ___ for one token, ___5 for five; beside a prompt, of its answer"
+        "--infill",
+        metavar="TEXT",
+        help="fill the holes of a text, ___ for one token, ___5 for five; beside a prompt, of its answer",
     )
-    parser.add_argument("--chat", action="store_true", help="talk, turn by turn, until the input ends")
-    parser.add_argument("--prompts", metavar="FILE", help="answer the prompts of a file of JSON lines; goes on where it was stopped")
+    parser.add_argument(
+        "--chat", action="store_true", help="talk, turn by turn, until the input ends"
+    )
+    parser.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="answer the prompts of a file of JSON lines; goes on where it was stopped",
+    )
     parser.add_argument("--out", metavar="FILE", help="where the answers to --prompts go")
-    parser.add_argument("--batch-size", type=int, metavar="X", help="how many of --prompts are answered together (default 8)")
-    parser.add_argument("--strategy", default=DEFAULT, metavar="NAME", help=f"{' | '.join(STRATEGIES)} | list (default {DEFAULT})")
-    parser.add_argument("--model", help="a folder, a Hugging Face id, or oracle:NAME (default the embedded one made for the strategy)")
-    parser.add_argument("--adapter", help="a LoRA adapter in PEFT layout to merge: a folder or a Hugging Face id")
-    parser.add_argument("--raw", action="store_true", help="take the prompt as it is instead of putting it into the chat template")
-    parser.add_argument("--show-prompt", action="store_true", help="print first the prompt as the model sees it")
-    parser.add_argument("--json", action="store_true", help="print the counters as one line of JSON, on stderr like their plain form")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="X",
+        help="how many of --prompts are answered together (default 8)",
+    )
+    parser.add_argument(
+        "--strategy",
+        default=DEFAULT,
+        metavar="NAME",
+        help=f"{' | '.join(STRATEGIES)} | list (default {DEFAULT})",
+    )
+    parser.add_argument(
+        "--model",
+        help="a folder, a Hugging Face id, or oracle:NAME (default the embedded one made for the strategy)",
+    )
+    parser.add_argument(
+        "--adapter", help="a LoRA adapter in PEFT layout to merge: a folder or a Hugging Face id"
+    )
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="take the prompt as it is instead of putting it into the chat template",
+    )
+    parser.add_argument(
+        "--show-prompt", action="store_true", help="print first the prompt as the model sees it"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the counters as one line of JSON, on stderr like their plain form",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default the first there is)")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default float32 on a CPU, else bfloat16)")
-    parser.add_argument("--int8", action="store_true", help="keep the matrices in 8 bits: half the memory, nearly the same answers")
-    parser.add_argument("--offline", action="store_true", help="fetch nothing: a Hugging Face id must be on this machine already")
-    parser.add_argument("--watch", type=float, nargs="?", const=0.1, metavar="SECONDS", help="draw each forward, for so long (default 0.1)")
-    parser.add_argument("--explain", action="store_true", help="say in words what each forward does, on stderr")
-    parser.add_argument("--trace", metavar="FILE", help="record every forward: run.jsonl to work with, run.html to look at")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of the weights (default float32 on a CPU, else bfloat16)"
+    )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="keep the matrices in 8 bits: half the memory, nearly the same answers",
+    )
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="fetch nothing: a Hugging Face id must be on this machine already",
+    )
+    parser.add_argument(
+        "--watch",
+        type=float,
+        nargs="?",
+        const=0.1,
+        metavar="SECONDS",
+        help="draw each forward, for so long (default 0.1)",
+    )
+    parser.add_argument(
+        "--explain", action="store_true", help="say in words what each forward does, on stderr"
+    )
+    parser.add_argument(
+        "--trace",
+        metavar="FILE",
+        help="record every forward: run.jsonl to work with, run.html to look at",
+    )
     for option in options(Settings).values():
         parser.add_option(option, "" if option.default is None else f" (default {option.default})")
     takers: dict[str, list[tuple[str, Option]]] = {}
@@ -92,9 +157,15 @@ def command_line() -> Parser:
         for option in options(builder).values():
             takers.setdefault(option.name, []).append((name, option))
     for pairs in takers.values():
-        differ = len({option.meaning for _, option in pairs if not option.meaning.startswith("as in")}) > 1
+        differ = (
+            len({option.meaning for _, option in pairs if not option.meaning.startswith("as in")})
+            > 1
+        )
         note = f" (in {pairs[0][0]}; the others: --strategy list)" if differ else ""
-        parser.add_option(pairs[0][1], f"{note} [default in {', '.join(f'{name} {shown(option.default)}' for name, option in pairs)}]")
+        parser.add_option(
+            pairs[0][1],
+            f"{note} [default in {', '.join(f'{name} {shown(option.default)}' for name, option in pairs)}]",
+        )
     parser.set_defaults(flags=(*options(Settings), *takers), split=None)
     return parser
 
@@ -105,12 +176,18 @@ def shown(default: object) -> str:
 
 def made_for(strategy: str) -> tuple[Path, Path | None]:
     """The embedded model, and its adapter, that a strategy is meant for."""
-    return {"ar": (TINY.with_name("tiny-ar"), None), "d2f": (TINY, TINY.with_name("tiny-d2f"))}.get(strategy, (TINY, None))
+    return {"ar": (TINY.with_name("tiny-ar"), None), "d2f": (TINY, TINY.with_name("tiny-d2f"))}.get(
+        strategy, (TINY, None)
+    )
 
 
 def guide_for(strategy: str) -> Path | None:
     """The embedded model that judges what the model writes, if a strategy has such a second one."""
-    return made_for("ar")[0] if strategy in STRATEGIES and "guide" in options(STRATEGIES[strategy]) else None
+    return (
+        made_for("ar")[0]
+        if strategy in STRATEGIES and "guide" in options(STRATEGIES[strategy])
+        else None
+    )
 
 
 def has_weights(strategy: str) -> bool:
@@ -123,7 +200,9 @@ def is_there(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def load_guide(strategy: str, guide: str | None = None, device=None, dtype=None) -> dict[str, LLaDA]:
+def load_guide(
+    strategy: str, guide: str | None = None, device=None, dtype=None
+) -> dict[str, LLaDA]:
     """The setting `guide` of a strategy that has one: loaded from this folder or id, or the embedded one."""
     embedded = guide_for(strategy)
     return {"guide": load_model(guide or embedded, None, device, dtype)} if embedded else {}
@@ -136,7 +215,9 @@ def find_model(args: argparse.Namespace) -> tuple:
     if embedded := guide_for(args.strategy):
         given = getattr(args, "guide", None)
         if not given and not is_there(embedded):
-            raise ValueError(f"{args.strategy} needs a guide: give --guide, or train one by python -m lab.train ar")
+            raise ValueError(
+                f"{args.strategy} needs a guide: give --guide, or train one by python -m lab.train ar"
+            )
         load_config(given or embedded)  # is it there? Better asked before the model is loaded
     if args.model is None:
         if not all(map(is_there, filter(None, made_for(args.strategy)))):
@@ -146,20 +227,35 @@ def find_model(args: argparse.Namespace) -> tuple:
         args.model, adapter = made_for(args.strategy)
         args.adapter = args.adapter or adapter
     if str(args.model).startswith("oracle:"):
-        if unused := [flag for flag in ("adapter", "device", "dtype", "int8", "raw") if getattr(args, flag)]:
+        if unused := [
+            flag for flag in ("adapter", "device", "dtype", "int8", "raw") if getattr(args, flag)
+        ]:
             raise ValueError(f"--{unused[0]} is for checkpoints: an oracle has no weights")
         from lab.oracle import Oracle
 
         oracle = Oracle(args.model.removeprefix("oracle:"))
         return oracle, oracle.config, lambda: oracle
-    load = functools.partial(load_model, args.model, args.adapter, args.device, DTYPES.get(args.dtype), args.int8, args.split)
+    load = functools.partial(
+        load_model,
+        args.model,
+        args.adapter,
+        args.device,
+        DTYPES.get(args.dtype),
+        args.int8,
+        args.split,
+    )
     return load_tokenizer(args.model), load_config(args.model), load
 
 
 def read_prompt(text: str | None) -> str:
     if text is None:
-        raise ValueError("no prompt: give --prompt TEXT, or --prompt - to read it from standard input")
-    return whole_text(sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if text == "-" else text, "prompt")
+        raise ValueError(
+            "no prompt: give --prompt TEXT, or --prompt - to read it from standard input"
+        )
+    return whole_text(
+        sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if text == "-" else text,
+        "prompt",
+    )
 
 
 def whole_text(text: str, name: str) -> str:
@@ -192,25 +288,35 @@ def peak_memory(device: torch.device) -> float | None:
         import resource
     except ImportError:  # Windows
         return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def check_flags(args: argparse.Namespace) -> None:
     """Raise ValueError for flags that do not go together."""
-    given = {flag for flag, value in vars(args).items() if value is not None and value is not False}  # 0 is given
+    given = {
+        flag for flag, value in vars(args).items() if value is not None and value is not False
+    }  # 0 is given
     if len(ways := [way for way in ("prompt", "chat", "prompts") if way in given]) > 1:
         raise ValueError(f"--{ways[0]} and --{ways[1]} are two ways to ask: give one")
     for way, others in APART.items():
         if way in given and (clash := [other for other in others if other in given]):
             raise ValueError(f"--{clash[0].replace('_', '-')} has no meaning with --{way}")
-    if args.split and (alone := [flag for flag in ("chat", "int8") if flag in given] or ["prompt -"] * (args.prompt == "-")):
+    if args.split and (
+        alone := [flag for flag in ("chat", "int8") if flag in given]
+        or ["prompt -"] * (args.prompt == "-")
+    ):
         raise ValueError(f"--{alone[0]} works in one process only")
     for flag, needed in {"out": "prompts", "batch_size": "prompts", "prompts": "out"}.items():
         if flag in given and needed not in given:
             raise ValueError(f"--{flag.replace('_', '-')} needs --{needed}")
 
 
-APART = {"chat": ("infill", "trace", "raw", "show_prompt"), "prompts": ("infill", "trace", "watch", "explain", "show_prompt")}
+APART = {
+    "chat": ("infill", "trace", "raw", "show_prompt"),
+    "prompts": ("infill", "trace", "watch", "explain", "show_prompt"),
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -245,7 +351,9 @@ def carry_out(parser: Parser, args: argparse.Namespace, settings: dict) -> None:
     try:
         run()
     except BrokenOutput as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered must not fail again at exit
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # what is still buffered must not fail again at exit
         parser.exit(1, f"{parser.prog}: the answer cannot be written: {error}\n")
     except (StepLimit, torch.OutOfMemoryError, OSError) as error:
         parser.error(str(error))
@@ -253,7 +361,9 @@ def carry_out(parser: Parser, args: argparse.Namespace, settings: dict) -> None:
 
 def single(args: argparse.Namespace, settings: dict) -> Callable[[], None]:
     """Check all there is to check, and return what decodes one prompt, or one text with holes, and prints it."""
-    strategy, _ = checked_plan(args, settings, None if args.infill is None else 1)  # its length is not known yet
+    strategy, _ = checked_plan(
+        args, settings, None if args.infill is None else 1
+    )  # its length is not known yet
     if observed := args.explain or args.watch is not None or args.trace is not None:
         from lab.observe import check_flags, observe
 
@@ -264,26 +374,42 @@ def single(args: argparse.Namespace, settings: dict) -> Callable[[], None]:
     if args.infill is not None:
         from lab import infill
 
-        holes = infill.template(whole_text(args.infill, "text to fill in"), tokenizer, config.mask_token_id)
+        holes = infill.template(
+            whole_text(args.infill, "text to fill in"), tokenizer, config.mask_token_id
+        )
     if text is None:
         ids = infill.beginning(tokenizer)
     else:
-        ids = tokenizer.encode(text) if args.raw else tokenizer.encode_chat([{"role": "user", "content": text}])
+        ids = (
+            tokenizer.encode(text)
+            if args.raw
+            else tokenizer.encode_chat([{"role": "user", "content": text}])
+        )
     check_prompt(ids, config, checked_plan(args, settings, holes and len(holes))[1].gen_length)
     model = open_model(args, settings, load)
     canvas = prepare(model, ids, args.strategy, settings, holes)
 
     def answer() -> None:
-        result = finish(canvas, observe(steps(canvas), canvas, tokenizer, args) if observed else steps(canvas))
-        shown_prompt = tokenizer.decode(ids, skip_special_tokens=False) + "\n" if args.show_prompt else ""
-        filled = result.answer() if holes is None else result.tokens[0, result.prompt_length :][: len(holes)].tolist()
+        result = finish(
+            canvas, observe(steps(canvas), canvas, tokenizer, args) if observed else steps(canvas)
+        )
+        shown_prompt = (
+            tokenizer.decode(ids, skip_special_tokens=False) + "\n" if args.show_prompt else ""
+        )
+        filled = (
+            result.answer()
+            if holes is None
+            else result.tokens[0, result.prompt_length :][: len(holes)].tolist()
+        )
         write(shown_prompt + tokenizer.decode(filled))
         tell(args, result.counters(), model.device, canvas.settings.seed)
 
     return answer
 
 
-def checked_plan(args: argparse.Namespace, settings: dict, length: int | None = None) -> tuple[Strategy, Settings]:
+def checked_plan(
+    args: argparse.Namespace, settings: dict, length: int | None = None
+) -> tuple[Strategy, Settings]:
     """The strategy and the settings of all strategies, both checked; a guide has only a name so far."""
     return plan(args.strategy, settings | dict.fromkeys({"guide"} & set(settings)), length)
 
@@ -310,8 +436,17 @@ def write(text: str) -> None:
 def tell(args: argparse.Namespace, counters: dict, device: torch.device, seed: int) -> None:
     """Print what it took, on stderr."""
     memory = peak_memory(device)
-    counters = {"strategy": args.strategy} | counters | {"peak_memory_mb": memory and round(memory / 1e6), "seed": seed}
-    print(json.dumps(counters) if args.json else "  ".join(f"{name} {value}" for name, value in counters.items()), file=sys.stderr)
+    counters = (
+        {"strategy": args.strategy}
+        | counters
+        | {"peak_memory_mb": memory and round(memory / 1e6), "seed": seed}
+    )
+    print(
+        json.dumps(counters)
+        if args.json
+        else "  ".join(f"{name} {value}" for name, value in counters.items()),
+        file=sys.stderr,
+    )
 
 
 def run() -> None:

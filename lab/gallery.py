@@ -31,10 +31,18 @@ def still(model, tokenizer, ids: list[int]) -> None:
         observer.see(step)
         if step.nfe == 8:
             break
-    console = Console(record=True, width=COLUMNS, force_terminal=True, color_system="truecolor", file=io.StringIO())
+    console = Console(
+        record=True,
+        width=COLUMNS,
+        force_terminal=True,
+        color_system="truecolor",
+        file=io.StringIO(),
+    )
     console.print(observer.picture(observer.sentence()))
     svg = console.export_svg(title="python dllm.py --watch --explain")
-    (FOLDER / "watch.svg").write_text(re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL), encoding="utf-8")
+    (FOLDER / "watch.svg").write_text(
+        re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL), encoding="utf-8"
+    )
 
 
 def main() -> None:
@@ -45,7 +53,17 @@ def main() -> None:
     still(model, tokenizer, ids)
     for strategy, settings in RUNS.items():
         canvas = prepare(model, ids, strategy, LENGTHS | settings)
-        finish(canvas, trace(steps(canvas), canvas, tokenizer, str(FOLDER / f"{strategy}.jsonl"), strategy, settings))
+        finish(
+            canvas,
+            trace(
+                steps(canvas),
+                canvas,
+                tokenizer,
+                str(FOLDER / f"{strategy}.jsonl"),
+                strategy,
+                settings,
+            ),
+        )
     page = FOLDER / "page.html"
     write_page(str(page), [read(FOLDER / f"{strategy}.jsonl") for strategy in RUNS])
     slot = len(ids) + 16  # the result of the third step

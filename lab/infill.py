@@ -16,7 +16,9 @@ def template(text: str, tokenizer, mask_id: int) -> list[int]:
     for hole in HOLE.finditer(text):
         count = int(hole[1][:9] or 1)
         if not 1 <= count <= MOST:
-            raise ValueError(f"the hole {hole[0].strip()} stands for {count} tokens: expected 1 to {MOST}")
+            raise ValueError(
+                f"the hole {hole[0].strip()} stands for {count} tokens: expected 1 to {MOST}"
+            )
         ids += tokenizer.encode(text[end : hole.start()]) + [mask_id] * count
         end = hole.end()
     if not end:
@@ -27,5 +29,7 @@ def template(text: str, tokenizer, mask_id: int) -> list[int]:
 def beginning(tokenizer) -> list[int]:
     """What stands before a text that answers no prompt: the token that begins a text."""
     if "bos_token" not in tokenizer.names:
-        raise ValueError("this checkpoint has no token that begins a text: give a --prompt beside --infill")
+        raise ValueError(
+            "this checkpoint has no token that begins a text: give a --prompt beside --infill"
+        )
     return tokenizer.encode(tokenizer.names["bos_token"])

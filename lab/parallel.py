@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 
 import torch
 import torch.distributed as dist
+from options import require
 
 from model import LLaDA
-from options import require
 
 
 def processes() -> int:
@@ -50,7 +50,9 @@ def together(args: Namespace, one_model: bool):
         try:
             yield
         except SystemExit:
-            time.sleep(2 if rank() else 0)  # torchrun ends all as soon as one has ended: let the first have its say
+            time.sleep(
+                2 if rank() else 0
+            )  # torchrun ends all as soon as one has ended: let the first have its say
             raise
 
 
@@ -67,15 +69,24 @@ def split(model: LLaDA) -> None:
     """Lay the matrices of a model out over the processes, before it has weights. Each then holds its share of the heads and of the cache."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate
-    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        RowwiseParallel,
+        parallelize_module,
+    )
 
     n, config = processes(), model.config
     for name in ("n_heads", "kv_heads", "mlp_hidden_size", "vocab_size"):
         require(
-            getattr(config, name) % n == 0, "--nproc-per-node", n, f"a number that divides the model's {getattr(config, name)} ({name})"
+            getattr(config, name) % n == 0,
+            "--nproc-per-node",
+            n,
+            f"a number that divides the model's {getattr(config, name)} ({name})",
         )
     mesh = init_device_mesh("cuda" if dist.get_backend() == "nccl" else "cpu", (n,))
-    dealt = {name: ColwiseParallel() for name in ("q_proj", "k_proj", "v_proj", "ff_proj", "up_proj")}
+    dealt = {
+        name: ColwiseParallel() for name in ("q_proj", "k_proj", "v_proj", "ff_proj", "up_proj")
+    }
     summed = {name: RowwiseParallel() for name in ("attn_out", "ff_out")}
     for block in model.blocks:
         block.heads, block.kv_heads = block.heads // n, block.kv_heads // n

@@ -31,7 +31,13 @@ EMPTY = '<script type="application/json" id="traces">[]</script>'  # where the v
 
 
 def trace(
-    stream: Iterator[Step], s: Canvas, tokenizer, path: str, strategy: str = "", own: dict | None = None, row: int = 0
+    stream: Iterator[Step],
+    s: Canvas,
+    tokenizer,
+    path: str,
+    strategy: str = "",
+    own: dict | None = None,
+    row: int = 0,
 ) -> Iterator[Step]:
     """Pass on the steps of canvas `s` and record what they do to one row of the batch, in a file whose suffix says how.
 
@@ -72,7 +78,10 @@ def check_path(path: str) -> None:
     if not path.endswith((".jsonl", ".html")):
         raise ValueError(f"--trace {path}: expected a name that ends in .jsonl or .html")
     if not folder.is_dir() or Path(path).is_dir():
-        raise ValueError(f"--trace {path}: " + ("that is a folder" if folder.is_dir() else f"there is no folder {folder}"))
+        raise ValueError(
+            f"--trace {path}: "
+            + ("that is a folder" if folder.is_dir() else f"there is no folder {folder}")
+        )
     if not os.access(path if Path(path).exists() else folder, os.W_OK):
         raise ValueError(f"--trace {path}: no permission to write there")
 
@@ -88,14 +97,21 @@ class Recorder:
     def header(self, strategy: str, own: dict) -> dict:
         s = self.s
         prompt, answer = self.canvas[: s.prompt_length], self.canvas[s.prompt_length :]
-        given = [[slot, token] for slot, token in enumerate(answer, start=s.prompt_length) if token != s.mask_id]
+        given = [
+            [slot, token]
+            for slot, token in enumerate(answer, start=s.prompt_length)
+            if token != s.mask_id
+        ]
         return {
             "format": FORMAT,
             "version": VERSION,
             "strategy": {"name": strategy, "settings": own, "exact": traits(s.strategy.view).exact},
             "settings": asdict(s.settings) | {"eos": s.eos},
             "versions": {"torch": torch.__version__, "python": platform.python_version()},
-            "model": {"device": str(s.model.device), "dtype": str(s.model.dtype).removeprefix("torch.")},
+            "model": {
+                "device": str(s.model.device),
+                "dtype": str(s.model.dtype).removeprefix("torch."),
+            },
             "special": {"mask": s.mask_id, "eos": s.eos_id},
             "prompt": prompt,
             "given": given,
@@ -114,7 +130,9 @@ class Recorder:
         line = window.live.tolist().index(self.row)
         query = at.query if at.own is None else at.query[at.own[line]]
         visible = at.query if at.visible is None else at.visible
-        if isinstance(visible, Tensor) and visible.dim() == 3:  # of each layer and row: what some layer sees
+        if (
+            isinstance(visible, Tensor) and visible.dim() == 3
+        ):  # of each layer and row: what some layer sees
             visible = visible[:, line].unique()
         return {
             "nfe": step.nfe,
@@ -127,7 +145,10 @@ class Recorder:
             "unwrites": unwrites,
             "rows": step.rows,
             "ms": rounded(step.seconds * 1000, 6),
-            "tokens": self.texts([i for _, _, _, top in candidates for i, _ in top] + [c[1] for c in candidates + writes + unwrites]),
+            "tokens": self.texts(
+                [i for _, _, _, top in candidates for i, _ in top]
+                + [c[1] for c in candidates + writes + unwrites]
+            ),
         }
 
     def candidates(self, step: Step) -> list[list]:
@@ -136,10 +157,23 @@ class Recorder:
         cells = step.candidates[b].nonzero()[:, 0]  # offsets into the window
         logits = step.logits[b, cells].float()  # [cells, V]
         top = logits.softmax(-1).topk(min(TOP, logits.shape[-1]))
-        columns = (cells + step.window.start, step.scores.token[b, cells], step.scores.confidence[b, cells], top.indices, top.values)
+        columns = (
+            cells + step.window.start,
+            step.scores.token[b, cells],
+            step.scores.confidence[b, cells],
+            top.indices,
+            top.values,
+        )
         return [
-            [slot, token, rounded(confidence, 9), [[i, rounded(p, 4)] for i, p in zip(ids, probabilities) if p > 0]]
-            for slot, token, confidence, ids, probabilities in zip(*(column.tolist() for column in columns))
+            [
+                slot,
+                token,
+                rounded(confidence, 9),
+                [[i, rounded(p, 4)] for i, p in zip(ids, probabilities) if p > 0],
+            ]
+            for slot, token, confidence, ids, probabilities in zip(
+                *(column.tolist() for column in columns)
+            )
         ]
 
     def texts(self, ids: list[int]) -> dict[str, str]:
@@ -151,8 +185,12 @@ class Recorder:
 
 def changes(before: list[int], after: list[int], mask_id: int) -> tuple[list, list]:
     """What a forward did to a canvas, as [slot, token after it]: to slots that were masks, and to slots that held a token already."""
-    changed = [(old, [slot, new]) for slot, (old, new) in enumerate(zip(before, after)) if old != new]
-    return [write for old, write in changed if old == mask_id], [write for old, write in changed if old != mask_id]
+    changed = [
+        (old, [slot, new]) for slot, (old, new) in enumerate(zip(before, after)) if old != new
+    ]
+    return [write for old, write in changed if old == mask_id], [
+        write for old, write in changed if old != mask_id
+    ]
 
 
 def ranges(slots: slice | Tensor) -> list[list[int]]:
@@ -188,8 +226,13 @@ def read(path: str | Path) -> list[dict]:
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} is no trace: its first line is not the header of one")
     if header.get("version") != VERSION:
-        raise ValueError(f"{path} is a trace of version {header.get('version')}: expected version {VERSION}")
-    whole = [whole_header(header), *(whole_header(header) and whole_forward(record, header) for record in forwards)]
+        raise ValueError(
+            f"{path} is a trace of version {header.get('version')}: expected version {VERSION}"
+        )
+    whole = [
+        whole_header(header),
+        *(whole_header(header) and whole_forward(record, header) for record in forwards),
+    ]
     if not all(whole):
         raise ValueError(f"{path} is damaged: line {whole.index(False) + 1} is not a whole record")
     return [header, *forwards]
@@ -218,12 +261,19 @@ def whole_header(record: dict) -> bool:
             *map(int, record["tokens"]),
             *(n for pair in given for n in pair),
         ]
-        objects = [record["strategy"]["settings"], record["settings"], record["versions"], record["model"]]
+        objects = [
+            record["strategy"]["settings"],
+            record["settings"],
+            record["versions"],
+            record["model"],
+        ]
         return (
             all(type(n) is int and n >= 0 for n in lengths + ids)
             and len(record["prompt"]) == lengths[0]
             and min(lengths[1:]) >= 1
-            and all(len(pair) == 2 and lengths[0] <= pair[0] < lengths[0] + lengths[1] for pair in given)
+            and all(
+                len(pair) == 2 and lengths[0] <= pair[0] < lengths[0] + lengths[1] for pair in given
+            )
             and all(type(text) is str for text in texts)
             and all(type(each) is dict for each in objects)
         )
@@ -236,11 +286,22 @@ def whole_forward(record: dict, header: dict) -> bool:
     S = header["prompt_length"] + header["gen_length"]
     try:
         spans = [record["window"], *record["query"], *record["visible"]]
-        cells = [*record["writes"], *record["unwrites"], *([slot, token] for slot, token, _, _ in record["candidates"])]
-        top = [[i, p] for candidate in record["candidates"] for i, p in [[candidate[1], candidate[2]], *candidate[3]]]
+        cells = [
+            *record["writes"],
+            *record["unwrites"],
+            *([slot, token] for slot, token, _, _ in record["candidates"]),
+        ]
+        top = [
+            [i, p]
+            for candidate in record["candidates"]
+            for i, p in [[candidate[1], candidate[2]], *candidate[3]]
+        ]
         return (
             all(0 <= start <= end <= S for start, end in spans + [record["blocks"]])
-            and all(type(slot) is type(token) is int and 0 <= slot < S and token >= 0 for slot, token in cells)
+            and all(
+                type(slot) is type(token) is int and 0 <= slot < S and token >= 0
+                for slot, token in cells
+            )
             and all(type(i) is int and 0 <= p <= 1 for i, p in top)
             and all(type(text) is str and int(i) >= 0 for i, text in record["tokens"].items())
             and record["nfe"] >= 1
@@ -268,7 +329,9 @@ def replay(records: list[dict]) -> Iterator[list[int]]:
 
 def write_page(path: str, traces: list[list[dict]]) -> None:
     """Put traces into a copy of the viewer: a page that needs nothing else. Written to a temporary name, then renamed."""
-    data = json.dumps(traces, separators=(",", ":")).replace("<", "\\u003c")  # nothing in it can end the script element
+    data = json.dumps(traces, separators=(",", ":")).replace(
+        "<", "\\u003c"
+    )  # nothing in it can end the script element
     page = VIEWER.read_text(encoding="utf-8").replace(EMPTY, EMPTY.replace("[]", data))
     temporary = path + ".part"
     try:
@@ -281,8 +344,17 @@ def write_page(path: str, traces: list[list[dict]]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Make a page of one or two traces; exit code 2 for anything wrong with them."""
-    parser = Parser(prog="lab.trace", description="Make a page of one or two traces, to look at in a browser.", allow_abbrev=False)
-    parser.add_argument("traces", nargs="+", metavar="RUN.jsonl", help="what --trace has recorded; a second is shown beside the first")
+    parser = Parser(
+        prog="lab.trace",
+        description="Make a page of one or two traces, to look at in a browser.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "traces",
+        nargs="+",
+        metavar="RUN.jsonl",
+        help="what --trace has recorded; a second is shown beside the first",
+    )
     parser.add_argument("--out", required=True, metavar="PAGE.html", help="the page to write")
     args = parser.parse_args(arguments)
     try:

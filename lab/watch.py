@@ -31,7 +31,9 @@ NEWLINE, BORDER = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}", "\N{BOX DRAWINGS 
 FAINT = Style(dim=True)
 
 
-def watch(stream: Iterator[Step], s: Canvas, tokenizer, own: dict, seconds: float | None, explain: bool) -> Iterator[Step]:
+def watch(
+    stream: Iterator[Step], s: Canvas, tokenizer, own: dict, seconds: float | None, explain: bool
+) -> Iterator[Step]:
     """Pass on the steps of canvas `s`, and show what they do to the first row.
 
     own: the strategy's own settings. seconds: how long each forward stays on the screen at least; None draws nothing.
@@ -50,7 +52,9 @@ def watch(stream: Iterator[Step], s: Canvas, tokenizer, own: dict, seconds: floa
         yield step
 
 
-def redraw(stream: Iterator[Step], observer: "Observer", console: Console, seconds: float, explain: bool) -> Iterator[Step]:
+def redraw(
+    stream: Iterator[Step], observer: "Observer", console: Console, seconds: float, explain: bool
+) -> Iterator[Step]:
     """Draw on a screen of its own, which survives a change of the window's size, and leave the last picture on the usual one."""
     said = []
     with Live(console=console, screen=True) as live:  # which draws anew four times a second
@@ -70,11 +74,17 @@ class Observer:
 
     def __init__(self, s: Canvas, tokenizer, own: dict):
         self.s, self.tokenizer = s, tokenizer
-        self.threshold = None if own.get("factor") is not None else own.get("threshold", own.get("skip_threshold"))
+        self.threshold = (
+            None
+            if own.get("factor") is not None
+            else own.get("threshold", own.get("skip_threshold"))
+        )
         self.strict = "skip_threshold" in own
         self.ids = s.x[0].tolist()
         self.holes = self.ids.count(s.mask_id)
-        self.confidence: dict[int, float] = {}  # by slot: of what was last proposed there, which is what stands there
+        self.confidence: dict[
+            int, float
+        ] = {}  # by slot: of what was last proposed there, which is what stands there
         self.rows, self.seconds = 0, 0.0
 
     def see(self, step: Step) -> None:
@@ -84,12 +94,18 @@ class Observer:
         self.rows, self.seconds = self.rows + step.rows, self.seconds + step.seconds
         self.writes, self.unwrites = changes(before, self.ids, self.s.mask_id)
         self.proposed: dict[int, float] = {}  # the same for this step alone
-        self.committed: list[float] = []  # the confidences of what the rule wrote now; what an early end fills in is none of it
+        self.committed: list[
+            float
+        ] = []  # the confidences of what the rule wrote now; what an early end fills in is none of it
         if 0 in step.window.live:
             b = step.window.live.tolist().index(0)
             slots = step.candidates[b].nonzero()[:, 0] + step.window.start
-            self.proposed = dict(zip(slots.tolist(), step.scores.confidence[b, step.candidates[b]].tolist()))
-            self.committed = sorted(step.scores.confidence[b, step.candidates[b] & step.commit[b]].tolist())
+            self.proposed = dict(
+                zip(slots.tolist(), step.scores.confidence[b, step.candidates[b]].tolist())
+            )
+            self.committed = sorted(
+                step.scores.confidence[b, step.candidates[b] & step.commit[b]].tolist()
+            )
         self.confidence |= self.proposed
 
     def sentence(self) -> str:
@@ -113,7 +129,10 @@ class Observer:
         masked = len(self.proposed)
         if self.threshold is None:
             return f"{masked} masked"
-        sure = sum(c > self.threshold if self.strict else c >= self.threshold for c in self.proposed.values())
+        sure = sum(
+            c > self.threshold if self.strict else c >= self.threshold
+            for c in self.proposed.values()
+        )
         return f"{sure} of {masked} masked {'>' if self.strict else '>='} {self.threshold:.2f}"
 
     def line(self) -> str:
@@ -126,7 +145,10 @@ class Observer:
         while len(found) < len(ids):
             at = len(found)
             spelled = ((self.text(ids[at : at + n]), n) for n in (1, 2, 3, 4))
-            text, n = next((pair for pair in spelled if "\ufffd" not in pair[0]), (self.text(ids[at : at + 1]), 1))
+            text, n = next(
+                (pair for pair in spelled if "\ufffd" not in pair[0]),
+                (self.text(ids[at : at + 1]), 1),
+            )
             found += [text] + [""] * (n - 1)
         return found
 
@@ -135,7 +157,11 @@ class Observer:
             return MASKED if ids[0] == self.s.mask_id else ENDED
         if self.s.mask_id in ids:
             return "\ufffd"
-        return printable(self.tokenizer.decode(ids, skip_special_tokens=False).replace("\n", NEWLINE).replace("\t", " "))
+        return printable(
+            self.tokenizer.decode(ids, skip_special_tokens=False)
+            .replace("\n", NEWLINE)
+            .replace("\t", " ")
+        )
 
     def style(self, slot: int) -> Style:
         """Colour says confidence; reversed is written now, reversed and underlined is taken back now."""
@@ -159,7 +185,9 @@ class Observer:
         cells = [(text, self.style(slot)) for slot, text in enumerate(self.texts(), start=P)]
         k = s.block_length if s.block_length > 1 else len(cells)
         blocks = [cells[i : i + k] for i in range(0, len(cells), k)]
-        return Picture(blocks, range((step.window.start - P) // k, (step.window.end - 1 - P) // k + 1), below)
+        return Picture(
+            blocks, range((step.window.start - P) // k, (step.window.end - 1 - P) // k + 1), below
+        )
 
 
 @dataclass(frozen=True)
@@ -173,7 +201,12 @@ class Picture:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """Every block with its number and a border on its left. Of what is too high, the part around the open blocks."""
         width = options.max_width
-        below = [line for words in self.below if words for line in fold([(word, Style()) for word in words], width)]
+        below = [
+            line
+            for words in self.below
+            if words
+            for line in fold([(word, Style()) for word in words], width)
+        ]
         lines, first = [], 0
         for number, cells in enumerate(self.blocks):
             if number == self.open.start:
@@ -186,11 +219,17 @@ class Picture:
         yield from lines + below
 
     def bordered(self, number: int, cells: list[tuple[str, Style]], width: int) -> list[Text]:
-        margin, style = len(str(len(self.blocks))), Style(bold=True) if number in self.open else FAINT
+        margin, style = (
+            len(str(len(self.blocks))),
+            Style(bold=True) if number in self.open else FAINT,
+        )
         label = str(number + 1).rjust(margin)
         folded = fold(cells, max(width - margin - 1, 2))
         labels = [label] + [" " * margin] * (len(folded) - 1)
-        return [Text.assemble((label + BORDER, style), line, no_wrap=True, overflow="crop") for label, line in zip(labels, folded)]
+        return [
+            Text.assemble((label + BORDER, style), line, no_wrap=True, overflow="crop")
+            for label, line in zip(labels, folded)
+        ]
 
 
 def fold(cells: list[tuple[str, Style]], width: int) -> list[Text]:
@@ -206,5 +245,7 @@ def fold(cells: list[tuple[str, Style]], width: int) -> list[Text]:
 
 def shade(confidence: float) -> tuple[int, ...]:
     """The colour of a confidence, 0 to 1."""
-    low, high, part = (ORANGE, GREY, 2 * confidence) if confidence < 0.5 else (GREY, BLUE, 2 * confidence - 1)
+    low, high, part = (
+        (ORANGE, GREY, 2 * confidence) if confidence < 0.5 else (GREY, BLUE, 2 * confidence - 1)
+    )
     return tuple(round(a + (b - a) * part) for a, b in zip(low, high))

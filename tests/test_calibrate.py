@@ -4,12 +4,12 @@ import json
 from collections import Counter
 
 import pytest
+import related
 import torch
 from conftest import MASK, random_model, random_prompt
 from test_dllm import LENGTHS, run
 
 import dllm
-import related
 from lab import calibrate
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import random_model
+from options import options
 from safetensors.torch import load_file, save_file
 
 import dllm
 import load_weights
 from lab import command_line
-from options import options
 
 ROOT = Path(__file__).parent.parent
 SHORT = ["--gen-length", "16", "--block-length", "8"]

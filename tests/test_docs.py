@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from conftest import random_filter
+from options import options
 
 import dllm
 from lab import bench, browser, calibrate, command_line, gallery, trace
-from options import options
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -1,6 +1,7 @@
 """Learn2PD: what the filter is shown and what follows from it, the greedy oracle it learns from, and its file."""
 
 import pytest
+import related
 import torch
 from conftest import MASK, random_filter, random_model, random_prompt
 from hypothesis import given, settings
@@ -9,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from test_dllm import CACHES, GREEDY, LENGTHS, answers, committed, run, same, seeds
 
 import dllm
-import related
 from dllm import Scores, Strategy, decode
 from lab import command_line, compare, filter, train
 from lab.save import save_filter

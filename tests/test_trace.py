@@ -13,13 +13,13 @@ import torch
 from conftest import EOS, MASK, random_filter, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
+from options import options
 from test_command_line import SHORT, run
 from test_dllm import DRAFTING, GUIDED, LENGTHS, REVISING, SEARCHING, one_canvas, seeds
 
 import dllm
 from lab import command_line
 from lab import trace as traces
-from options import options
 
 ROOT = Path(__file__).parent.parent
 

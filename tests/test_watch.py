@@ -19,6 +19,7 @@ import pytest
 from conftest import random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
+from options import options
 from rich.cells import cell_len
 from rich.console import Console
 from rich.style import Style
@@ -27,7 +28,6 @@ from test_dllm import DRAFTING, GUIDED, LENGTHS, one_canvas, seeds
 
 import dllm
 from lab import watch
-from options import options
 
 ROOT = Path(__file__).parent.parent
 ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"  # a terminal's second screen
