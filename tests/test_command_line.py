@@ -139,7 +139,7 @@ def damaged(saved, tmp_path, name, content: bytes) -> str:
     "arguments, message",
     [
         (["--prompt"], "argument --prompt: expected one argument"),
-        ([], "no prompt: give --prompt TEXT, or --prompt - to read it from standard input"),
+        ([], "no prompt: give --prompt TEXT, or --prompt - to read standard input"),
         (["--prompt", ""], "the prompt is empty"),
         (["--prompt", " \n"], "the prompt is empty"),
         (["--prompt", "a<mask>b"], "the prompt holds the mask token, id 39"),

@@ -1,0 +1,43 @@
+"""What a user hands in, in files or as text: one clear line for what cannot be used."""
+
+import json
+import os
+from pathlib import Path
+
+
+def check_place(flag: str, path: str) -> None:
+    """Raise ValueError, naming the flag, if no file can be written there; nothing is created."""
+    place, folder = Path(path), Path(path).parent
+    if place.is_dir():
+        raise ValueError(f"{flag} {path}: that is a folder")
+    if not folder.is_dir():
+        raise ValueError(f"{flag} {path}: there is no folder {folder}")
+    if not os.access(place if place.exists() else folder, os.W_OK):
+        raise ValueError(f"{flag} {path}: no permission to write there")
+
+
+def read_bytes(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def json_object(line: str | bytes) -> dict | None:
+    """The object that a line of JSON is; None if it is none."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def whole_text(text: str, name: str) -> str:
+    """The text; ValueError if it is empty, or holds what was no UTF-8 where it came from."""
+    try:
+        text.encode("utf-8")
+    except UnicodeError:
+        raise ValueError(f"the {name} is not valid UTF-8") from None
+    if not text.strip():
+        raise ValueError(f"the {name} is empty")
+    return text
