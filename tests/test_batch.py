@@ -130,7 +130,7 @@ def test_an_output_of_something_else_is_left_as_it_is(saved, asked, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prompts", "nowhere.jsonl", "--out", "out.jsonl"], "--prompts nowhere.jsonl cannot be read"),
+        (["--prompts", "nowhere.jsonl", "--out", "out.jsonl"], "nowhere.jsonl cannot be read"),
         (["--prompts", "{in}"], "--prompts needs --out"),
         (["--prompt", "a", "--out", "out.jsonl"], "--out needs --prompts"),
         (["--prompt", "a", "--batch-size", "0"], "--batch-size needs --prompts"),
