@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
-from rich.style import Style
+from rich.text import Text
 from test_command_line import SHORT, run
 from test_dllm import DRAFTING, GUIDED, LENGTHS, one_canvas, seeds
 
@@ -78,13 +78,13 @@ def test_folding_loses_no_text(seed, texts, width):
         picture = observer.picture()
         shown = [line.split(watch.BORDER, 1)[1] for line in drawn(picture, width) if watch.BORDER in line]
         squeezed = lambda text: re.sub(r"\s", "", text)  # noqa: E731  what stands at the end of a line may be a space
-        assert squeezed("".join(shown)) == squeezed("".join(text for block in picture.blocks for text, _ in block))
+        assert squeezed("".join(shown)) == squeezed("".join(text for block in picture.blocks for text in block.plain))
 
 
 def test_wide_characters_are_folded_whole():
-    """The width of a wide character is two columns, and a cell wider than the line is cut between characters."""
-    cells = [("中文", Style()), ("字", Style()), ("ab", Style()), ("一二三四五", Style())]
-    assert [str(line) for line in watch.fold(cells, 5)] == ["中文", "字ab", "一二", "三四", "五"]
+    """Would catch a wide character that counts as one column, or that is cut in two."""
+    picture = watch.Picture([Text("中文 字ab 一二三四五")], range(1), Text("中文字"))
+    assert drawn(picture, 7) == ["1│中文", " │字ab", " │一二", " │三四", " │五", "中文字"]
 
 
 def test_a_character_of_several_tokens_is_shown_once():
