@@ -8,13 +8,14 @@ was made beside. Left out on purpose: turns of several lines.
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import torch
 
 from dllm import StepLimit, finish, prepare, steps
-from lab.command_line import checked_plan, encode, find_model, open_model, print_counters, write
+from lab.command_line import checked_plan, encode, find_model, observer
+from lab.command_line import open_model, print_counters, write
 from lab.files import whole_text
-from lab.observe import observer
 from options import check_prompt
 
 HELP = "/new begins another conversation, /quit ends it"
@@ -61,10 +62,8 @@ def turns() -> Iterator[str]:
     sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     asks = sys.stdin.isatty() and sys.stdout.isatty()
     if asks:
-        try:
+        with suppress(ImportError):  # on Windows
             import readline  # noqa: F401  input() takes its editing and history from it
-        except ImportError:  # Windows
-            pass
         print(HELP, file=sys.stderr)
     while True:
         try:

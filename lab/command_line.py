@@ -17,12 +17,13 @@ from pathlib import Path
 
 import torch
 
-from dllm import DEFAULT, STRATEGIES, Settings, StepLimit, Strategy, finish, plan, prepare, steps
+from dllm import DEFAULT, STRATEGIES, Settings, StepLimit, Strategy, find_builder, finish
+from dllm import plan, prepare, steps
+from lab import infill
 from lab.files import whole_text
-from lab.observe import observer
 from load_weights import DTYPES, load_config, load_model, load_tokenizer
 from model import LLaDA
-from options import Option, check_prompt, options
+from options import Option, check_prompt, options, require
 from related import FILTER
 
 TINY = Path(__file__).parent.parent / "weights" / "tiny"
@@ -106,16 +107,13 @@ def command_line() -> Parser:
         parser.add_argument(name, help=meaning, **how)
     for option in options(Settings).values():
         parser.add_option(option, "" if option.default is None else f" (default {option.default})")
-    takers: dict[str, dict[str, Option]] = {}  # of each strategy's own settings, which strategies
+    takers: dict[str, tuple[Option, list[str]]] = {}
     for name, builder in STRATEGIES.items():
         for option in options(builder).values():
-            takers.setdefault(option.name, {})[name] = option
-    for of in takers.values():
-        first, option = next(iter(of.items()))
-        meanings = {each.meaning for each in of.values() if not each.meaning.startswith("as in")}
-        note = f" (in {first}; the others: --strategy list)" if len(meanings) > 1 else ""
-        defaults = ", ".join(f"{name} {shown(each.default)}" for name, each in of.items())
-        parser.add_option(option, f"{note} [default in {defaults}]")
+            _, defaults = takers.setdefault(option.name, (option, []))
+            defaults.append(f"{name} {shown(option.default)}")
+    for option, defaults in takers.values():
+        parser.add_option(option, f" [default in {', '.join(defaults)}]")
     parser.set_defaults(flags=(*options(Settings), *takers), split=None)
     return parser
 
@@ -225,14 +223,6 @@ def use_threads(model: LLaDA) -> None:
 # --- the text -----------------------------------------------------------------------------------
 
 
-def read_prompt(text: str | None) -> str:
-    if text is None:
-        raise ValueError("no prompt: give --prompt TEXT, or --prompt - to read standard input")
-    if text == "-":
-        text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
-    return whole_text(text, "prompt")
-
-
 def encode(tokenizer, prompt: str, raw: bool = False) -> list[int]:
     """Token ids of a question in the chat template, or of the text as it is."""
     if raw:
@@ -327,17 +317,19 @@ def checked_plan(args, settings: dict, length: int | None = None) -> tuple[Strat
 
 def single(args: Namespace, settings: dict) -> Callable[[], None]:
     """Check all there is to check; return what decodes one prompt, or one text with holes."""
-    fills = args.infill is not None
-    strategy, _ = checked_plan(args, settings, 1 if fills else None)  # its length is not known yet
+    length_unknown = 1 if args.infill is not None else None
+    strategy, _ = checked_plan(args, settings, length_unknown)
     observe = observer(args, strategy)
-    text = None if fills and args.prompt is None else read_prompt(args.prompt)
+    text, holes = args.prompt, None
+    if text == "-":
+        text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    if text is not None:
+        whole_text(text, "prompt")
+    elif args.infill is None:
+        raise ValueError("no prompt: give --prompt TEXT, or --prompt - to read standard input")
     tokenizer, config, load = find_model(args)
-    holes = None
-    if fills:
-        from lab import infill
-
-        text_with_holes = whole_text(args.infill, "text to fill in")
-        holes = infill.template(text_with_holes, tokenizer, config.mask_token_id)
+    if args.infill is not None:
+        holes = infill.template(args.infill, tokenizer, config.mask_token_id)
     ids = infill.beginning(tokenizer) if text is None else encode(tokenizer, text, args.raw)
     check_prompt(ids, config, checked_plan(args, settings, holes and len(holes))[1].gen_length)
     model = open_model(args, settings, load)
@@ -345,9 +337,40 @@ def single(args: Namespace, settings: dict) -> Callable[[], None]:
 
     def answer() -> None:
         result = finish(canvas, observe(steps(canvas), canvas, tokenizer))
-        filled = result.tokens[0, result.prompt_length :][: len(holes or [])].tolist()
+        whole = result.tokens[0, result.prompt_length :].tolist()
+        answered = result.answer() if holes is None else whole[: len(holes)]
         prompt = tokenizer.decode(ids, skip_special_tokens=False) + "\n" if args.show_prompt else ""
-        write(prompt + tokenizer.decode(filled if fills else result.answer()))
+        write(prompt + tokenizer.decode(answered))
         print_counters(args, result.counters(), model.device, canvas.settings.seed)
 
     return answer
+
+
+def observer(args: Namespace, strategy: Strategy) -> Callable:
+    """What puts --watch, --explain and --trace around the steps of a decode, and passes them on.
+
+    Called with the steps, their canvas and the tokenizer. Each is imported only for its flag.
+    Raises ValueError for what could not be watched or written.
+    """
+    watched, traced = args.explain or args.watch is not None, args.trace is not None
+    if (watched or traced) and strategy.search:
+        several = f"{args.strategy} decodes several canvases"
+        raise ValueError(f"{several}: --watch, --explain and --trace follow one")
+    require(args.watch is None or 0 <= args.watch <= 60, "watch", args.watch, "0 to 60 seconds")
+    if traced:
+        from lab.trace import check_path, trace
+
+        check_path(args.trace)
+    if watched:
+        from lab.watch import watch
+
+    def observe(stream, canvas, tokenizer):
+        declared = options(find_builder(args.strategy)).items()
+        own = {name: getattr(args, name, option.default) for name, option in declared}
+        if traced:
+            stream = trace(stream, canvas, tokenizer, args.trace, args.strategy, own)
+        if watched:
+            stream = watch(stream, canvas, tokenizer, own, args.watch, args.explain)
+        return stream
+
+    return observe

@@ -34,13 +34,7 @@ EMPTY = '<script type="application/json" id="traces">[]</script>'  # where the p
 
 
 def trace(
-    stream: Iterator[Step],
-    s: Canvas,
-    tokenizer,
-    path: str,
-    strategy: str = "",
-    own: dict | None = None,
-    row: int = 0,
+    stream: Iterator[Step], s: Canvas, tokenizer, path: str, strategy: str = "", own=None, row=0
 ) -> Iterator[Step]:
     """Pass on the steps of canvas `s` and record what they do to one row, as the suffix says.
 

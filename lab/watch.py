@@ -20,7 +20,7 @@ from rich.text import Text
 
 from dllm import Canvas, Step
 from lab.command_line import printable
-from lab.trace import changes
+from lab.trace import Recorder
 
 # of confidence 0, 1/2 and 1: legible on black and on white, told apart by all
 ORANGE, GREY, BLUE = (214, 95, 0), (135, 135, 135), (0, 135, 215)
@@ -41,10 +41,10 @@ def watch(
         yield from redraw(stream, observer, console, seconds, explain)
         return
     for step in stream:
-        observer.see(step)
-        if explain:
+        seen = observer.see(step)
+        if seen and explain:
             print(observer.sentence(), file=sys.stderr)
-        if seconds is not None:
+        if seen and seconds is not None:
             print(observer.line(), file=sys.stderr)
         yield step
 
@@ -52,15 +52,14 @@ def watch(
 def redraw(
     stream: Iterator[Step], observer: "Observer", console: Console, seconds: float, explain: bool
 ) -> Iterator[Step]:
-    """Draw on a screen of its own, which survives a change of the window's size, and leave the
-    last picture on the usual one."""
+    """Draw on a screen of its own, which survives a new size; leave the last picture on ours."""
     sentences = []
     with Live(console=console, screen=True) as live:  # which draws anew four times a second
         for step in stream:
-            observer.see(step)
-            sentences += [observer.sentence()] * explain
-            live.update(observer.picture(*sentences[-1:]), refresh=True)
-            time.sleep(seconds)
+            if observer.see(step):
+                sentences += [observer.sentence()] * explain
+                live.update(observer.picture(*sentences[-1:]), refresh=True)
+                time.sleep(seconds)
             yield step
     for sentence in sentences:
         print(sentence, file=sys.stderr)
@@ -71,47 +70,45 @@ class Observer:
     """What the first row of a canvas looks like after a step, and what the step did to it."""
 
     def __init__(self, s: Canvas, tokenizer, own: dict):
-        self.s, self.tokenizer = s, tokenizer
+        self.s, self.tokenizer, self.recorder = s, tokenizer, Recorder(s, tokenizer, row=0)
         threshold = own.get("threshold", own.get("skip_threshold"))
         self.threshold = threshold if own.get("factor") is None else None
         strict = "skip_threshold" in own
         self.sign, self.passes = (">", operator.gt) if strict else (">=", operator.ge)
-        self.ids = s.x[0].tolist()
+        self.ids = self.recorder.canvas
         self.holes = self.ids.count(s.mask_id)
         self.confidence: dict[int, float] = {}  # by slot: of what was last proposed there
         self.rows, self.seconds = 0, 0.0
 
-    def see(self, step: Step) -> None:
-        """Take in the next step; once the first row is finished, only its counters."""
-        before, self.ids, self.step = self.ids, step.x[0].tolist(), step
+    def see(self, step: Step) -> bool:
+        """Take in the next step; returns whether it concerns the first row."""
+        if 0 not in step.window.live:
+            return False
+        self.record = self.recorder.forward(step)
+        self.ids, self.live = self.recorder.canvas, len(step.window.live)
         self.rows, self.seconds = self.rows + step.rows, self.seconds + step.seconds
-        self.writes, self.unwrites = changes(before, self.ids, self.s.mask_id)
-        self.proposed: dict[int, float] = {}  # the confidences of this step alone
-        self.committed: list[
-            float
-        ] = []  # of what the rule wrote, not of what an early end fills in
-        if 0 in step.window.live:
-            b = step.window.live.tolist().index(0)
-            candidates, confidence = step.candidates[b], step.scores.confidence[b]
-            slots = candidates.nonzero()[:, 0] + step.window.start
-            self.proposed = dict(zip(slots.tolist(), confidence[candidates].tolist()))
-            self.committed = sorted(confidence[candidates & step.commit[b]].tolist())
+        b = step.window.live.tolist().index(0)
+        commit = step.candidates[b] & step.commit[b]  # what an early end fills in is none of it
+        self.committed = sorted(step.scores.confidence[b, commit].tolist())
+        self.proposed = {slot: sure for slot, _, sure, _ in self.record["candidates"]}
         self.confidence |= self.proposed
+        return True
 
     def sentence(self) -> str:
         """In words: "step 7: 5 of 12 masked >= 0.90, committed 5 (0.91 to 1.00); block 2, ..."."""
-        step, committed = self.step, [f"{c:.2f}" for c in self.committed]
-        parts = [f"step {step.nfe}: {self.passing()}", f"committed {len(committed)}"]
+        record, committed = self.record, self.committed
+        parts = [f"step {record['nfe']}: {self.passing()}", f"committed {len(committed)}"]
         if committed:
-            parts[-1] += f" ({' to '.join(dict.fromkeys((committed[0], committed[-1])))})"
-        if filled := len(self.writes) - len(committed):
+            low, high = f"{committed[0]:.2f}", f"{committed[-1]:.2f}"
+            parts[-1] += f" ({low})" if low == high else f" ({low} to {high})"
+        if filled := len(record["writes"]) - len(committed):
             parts.append(f"ended and filled {filled} with EOS")
-        if self.unwrites:
-            parts.append(f"took back {len(self.unwrites)}")
-        first, last = self.open_blocks()[0] + 1, self.open_blocks()[-1] + 1
+        if record["unwrites"]:
+            parts.append(f"took back {len(record['unwrites'])}")
+        first, last = record["blocks"][0] + 1, record["blocks"][1]
         blocks = f"block {first}" if first == last else f"blocks {first} to {last}"
-        passes = len(step.window.live) * (2 if self.s.settings.cfg_scale else 1)
-        return f"{', '.join(parts)}; {blocks}, rows {step.rows} of {passes * len(self.ids)}"
+        rows = self.live * (2 if self.s.settings.cfg_scale else 1) * len(self.ids)
+        return f"{', '.join(parts)}; {blocks}, rows {record['rows']} of {rows}"
 
     def passing(self) -> str:
         masked = f"{len(self.proposed)} masked"
@@ -120,13 +117,9 @@ class Observer:
         sure = sum(self.passes(c, self.threshold) for c in self.proposed.values())
         return f"{sure} of {masked} {self.sign} {self.threshold:.2f}"
 
-    def open_blocks(self) -> range:
-        window, P, k = self.step.window, self.s.prompt_length, self.s.block_length
-        return range((window.start - P) // k, (window.end - 1 - P) // k + 1)
-
     def line(self) -> str:
         """The answer so far, on one line."""
-        return f"{self.step.nfe:4}  {''.join(self.texts())}"
+        return f"{self.record['nfe']:4}  {''.join(self.texts())}"
 
     def texts(self) -> list[str]:
         """What stands in each slot of the answer; what several tokens spell, in the first one's."""
@@ -151,22 +144,22 @@ class Observer:
         if slot not in self.confidence:
             return FAINT
         style = Style(color="rgb({},{},{})".format(*shade(self.confidence[slot])))
-        if slot in (written for written, _ in self.writes):
+        if slot in (written for written, _ in self.record["writes"]):
             style += Style(bold=True, reverse=True)
-        if slot in (taken for taken, _ in self.unwrites):
+        if slot in (taken for taken, _ in self.record["unwrites"]):
             style += Style(underline=True, reverse=True)
         return style
 
     def picture(self, sentence: str = "") -> "Picture":
-        s, step, P = self.s, self.step, self.s.prompt_length
+        s, P, record = self.s, self.s.prompt_length, self.record
         written = f"written {self.holes - self.ids.count(s.mask_id)} of {self.holes}"
-        rows = f"rows {step.rows}, {self.rows} in all"
-        counters = [f"forward {step.nfe}", rows, written, f"{self.seconds:.2f} s"]
+        rows = f"rows {record['rows']}, {self.rows} in all"
+        counters = [f"forward {record['nfe']}", rows, written, f"{self.seconds:.2f} s"]
         cells = [(text, self.style(slot)) for slot, text in enumerate(self.texts(), start=P)]
         k = s.block_length if s.block_length > 1 else len(cells)
         blocks = [Text.assemble(*cells[i : i + k]) for i in range(0, len(cells), k)]
         below = [text for text in ("   ".join(counters), sentence) if text]
-        return Picture(blocks, self.open_blocks(), Text("\n".join(below)))
+        return Picture(blocks, range(*record["blocks"]), Text("\n".join(below)))
 
 
 @dataclass(frozen=True)

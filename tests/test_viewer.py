@@ -6,13 +6,13 @@ import hashlib
 import json
 import re
 
+import browser as browsers
 import pytest
 from conftest import MASK, random_model, random_prompt
 from test_dllm import LENGTHS
 from test_trace import Letters
 
 import dllm
-from lab import browser as browsers
 from lab import trace as traces
 
 needs_browser = pytest.mark.skipif(browsers.PROGRAM is None, reason="needs a chromium binary on the PATH")

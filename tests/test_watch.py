@@ -174,7 +174,7 @@ def test_tokens_taken_back_and_an_early_end_are_told():
     """Would catch a sentence that is silent about what no rule committed."""
     for observer, step in observed(Words("x"), "llada"):
         pass
-    observer.writes, observer.unwrites = [[9, 1], [20, 38], [21, 38]], [[8, 39]]
+    observer.record |= {"writes": [[9, 1], [20, 38], [21, 38]], "unwrites": [[8, 39]]}
     observer.committed = [0.5]
     assert observer.sentence().startswith(
         "step 24: 1 masked, committed 1 (0.50), ended and filled 2 with EOS, took back 1; block 3, rows 31 of 31"
