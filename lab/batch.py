@@ -1,10 +1,9 @@
 """Many prompts: `--prompts in.jsonl --out out.jsonl`.
 
 A line of the input is {"id": ..., "prompt": ...}; without an id its line number serves. A line of
-the output repeats both, beside the answer and its counters, so that it can be read alone; the lines
-come in the order in which they are done, short prompts first. A run that was stopped goes on where
-it was: each batch is on the disk before the next is begun, a torn last line is cut off, and what is
-answered is not decoded again.
+the output repeats both, beside the answer, its counters and what made it. The lines come in the
+order in which they are done, short prompts first, each batch on the disk before the next is begun:
+a run that was stopped goes on where it was, and cuts off a torn last line.
 
 Under torchrun each process answers its share of the batches. Left out on purpose: several runs that
 write one file.
@@ -47,8 +46,8 @@ def batch(args: Namespace, settings: dict) -> Callable[[], None]:
     if out.exists() and out.samefile(args.prompts):
         raise ValueError(f"--out {out} is the file of the prompts")
     made_by = {"strategy": args.strategy, "settings": dict(settings)}
-    made_by |= {"model": args.model or "embedded", "adapter": args.adapter, "dtype": args.dtype}
-    made_by |= {"int8": args.int8, "raw": args.raw}
+    made_by |= {name: getattr(args, name) for name in ("model", "adapter", "dtype", "int8", "raw")}
+    made_by["model"] = args.model or "embedded"
     tokenizer, config, load = find_model(args)
 
     def encoded(prompt: str) -> list[int]:

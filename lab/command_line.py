@@ -12,6 +12,7 @@ import re
 import sys
 from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -27,8 +28,6 @@ from options import Option, check_prompt, options, require
 from related import FILTER
 
 TINY = Path(__file__).parent.parent / "weights" / "tiny"
-
-# --- the flags ----------------------------------------------------------------------------------
 
 FLAGS = {  # but those of settings; a value is taken by those that name one
     "--prompt TEXT": "the question, or - to read it from standard input",
@@ -58,8 +57,8 @@ VALUES = {
     "--watch": {"type": float, "nargs": "?", "const": 0.1},
 }
 APART = {  # flags that have no meaning together
-    "chat": ("infill", "trace", "raw", "show_prompt"),
-    "prompts": ("infill", "trace", "watch", "explain", "show_prompt"),
+    "chat": ("prompt", "prompts", "infill", "trace", "raw", "show_prompt"),
+    "prompts": ("prompt", "infill", "trace", "watch", "explain", "show_prompt"),
 }
 TOGETHER = {"out": "prompts", "batch_size": "prompts", "prompts": "out"}
 
@@ -83,14 +82,14 @@ class Parser(ArgumentParser):
 
         convert.__name__ = option.kind.__name__  # which argparse's message names
         choices = f" ({' | '.join(option.choices)})" if option.choices else ""
-        meaning = f"{option.meaning}{choices}{note}".replace("%", "%%")
-        on_off = {"action": BooleanOptionalAction}
-        how = on_off if option.kind is bool else {"type": convert, "metavar": "X"}
-        self.add_argument(flag(option.name), default=SUPPRESS, help=meaning, **how)
+        how = {"type": convert, "metavar": "X"}
+        if option.kind is bool:
+            how = {"action": BooleanOptionalAction}
+        how |= {"default": SUPPRESS, "help": f"{option.meaning}{choices}{note}".replace("%", "%%")}
+        self.add_argument(flag(option.name), **how)
 
 
 def flag(name: str) -> str:
-    """The flag of a setting or an argument."""
     return "--" + name.replace("_", "-")
 
 
@@ -131,8 +130,6 @@ def strategy_table() -> str:
 def check_flags(args: Namespace) -> None:
     """Raise ValueError for flags that do not go together."""
     given = {name for name, value in vars(args).items() if value is not None and value is not False}
-    if len(ways := [way for way in ("prompt", "chat", "prompts") if way in given]) > 1:
-        raise ValueError(f"{flag(ways[0])} and {flag(ways[1])} are two ways to ask: give one")
     for way, others in APART.items():
         if way in given and (clash := [other for other in others if other in given]):
             raise ValueError(f"{flag(clash[0])} has no meaning with {flag(way)}")
@@ -214,13 +211,9 @@ def open_model(args: Namespace, settings: dict, load: Callable[[], LLaDA]) -> LL
 
 
 def use_threads(model: LLaDA) -> None:
-    """Run a small model on one thread: on two cores a second gains 1.3x when both are idle, and
-    costs 15x when one is busy."""
+    """A small model gains 1.3x by a second core if both are idle, and loses 15x if one is busy."""
     if model.device.type == "cpu" and model.config.d_model < 512:
         torch.set_num_threads(1)
-
-
-# --- the text -----------------------------------------------------------------------------------
 
 
 def encode(tokenizer, prompt: str, raw: bool = False) -> list[int]:
@@ -258,12 +251,11 @@ def peak_memory(device: torch.device) -> float | None:
     """Most bytes held at once: on the GPU, or by this process; None where no system tells."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:
+    with suppress(ImportError):  # on Windows
         import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 # --- what is asked ------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dllm import finish, prepare, steps
+from dllm import prepare, steps
+from lab import command_line, trace
 from lab.command_line import TINY, encode, use_threads
-from lab.trace import read, trace, write_page
 from lab.watch import Observer
 from load_weights import load_model, load_tokenizer
 
@@ -23,16 +23,18 @@ PROMPT = (
     "Tom has 12 boxes of 9 apples each. He buys 17 more and gives away 38. Then he eats 3 apples. "
     "How many apples does Tom have?"
 )
-LENGTHS = {"gen_length": 64, "block_length": 32}
-RUNS = {"fast-dllm": {"cache": "dual", "threshold": 0.9}, "llada": {"steps": 32}}
+RUNS = {"fast-dllm": ["--cache", "dual", "--threshold", "0.9"], "llada": ["--steps", "32"]}
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
 
 
-def draw_terminal(model, tokenizer, ids: list[int]) -> None:
+def draw_terminal() -> None:
     """One picture of --watch --explain, a quarter into the answer."""
-    canvas = prepare(model, ids, "llada", LENGTHS | RUNS["llada"])
+    model, tokenizer = load_model(TINY), load_tokenizer(TINY)
+    use_threads(model)
+    settings = {"gen_length": 64, "steps": 32}
+    canvas = prepare(model, encode(tokenizer, PROMPT), "llada", settings)
     observer = Observer(canvas, tokenizer, {})
     for step, _ in zip(steps(canvas), range(8)):
         observer.see(step)
@@ -54,17 +56,14 @@ def draw_page(page: Path, fragment: str, picture: str, width: int, *flags: str) 
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    model, tokenizer = load_model(TINY), load_tokenizer(TINY)
-    use_threads(model)
-    ids = encode(tokenizer, PROMPT)
-    draw_terminal(model, tokenizer, ids)
-    files = [FOLDER / f"{strategy}.jsonl" for strategy in RUNS]
+    draw_terminal()
+    files, page = [str(FOLDER / f"{strategy}.jsonl") for strategy in RUNS], FOLDER / "page.html"
     for file, (strategy, own) in zip(files, RUNS.items()):
-        canvas = prepare(model, ids, strategy, LENGTHS | own)
-        finish(canvas, trace(steps(canvas), canvas, tokenizer, str(file), strategy, own))
-    page = FOLDER / "page.html"
-    write_page(str(page), [read(file) for file in files])
-    shown = f"#step=2&slot={len(ids) + 16}"  # where the result of the third step will stand
+        flags = ["--strategy", strategy, "--gen-length", "64", "--trace", file, *own]
+        command_line.main(["--prompt", PROMPT, *flags])
+    trace.main([*files, "--out", str(page)])
+    slot = trace.read(files[0])[0]["prompt_length"] + 16  # the result of the third step
+    shown = f"#step=2&slot={slot}"
     draw_page(page, shown, "viewer.png", 1200)
     dark = "--blink-settings=preferredColorScheme=0"
     draw_page(page, f"{shown}&threshold=0.7", "phone.png", 400, dark)

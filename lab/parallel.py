@@ -32,9 +32,8 @@ def rank() -> int:
 
 @contextmanager
 def together(args: Namespace, one_model: bool):
-    """Join the other processes, if there are any, for as long as this lasts; only the first is heard.
+    """Join the other processes, each with a GPU if there are so many; only the first is heard.
 
-    Each has a GPU of its own where there are so many.
     one_model: sets args.split, so that they hold one model together; else each has its own
     """
     if processes() == 1:

@@ -30,8 +30,6 @@ TOP = 5  # how many of the likeliest tokens a candidate is recorded with
 VIEWER = Path(__file__).parent.parent / "docs" / "viewer.html"
 EMPTY = '<script type="application/json" id="traces">[]</script>'  # where the page has its traces
 
-# --- writing ------------------------------------------------------------------------------------
-
 
 def trace(
     stream: Iterator[Step], s: Canvas, tokenizer, path: str, strategy: str = "", own=None, row=0
@@ -91,8 +89,8 @@ class Recorder:
 
     def header(self, strategy: str, own: dict) -> dict:
         s, P = self.s, self.s.prompt_length
-        prompt, answer = self.canvas[:P], self.canvas[P:]
-        given = [[P + i, token] for i, token in enumerate(answer) if token != s.mask_id]
+        prompt, answer = self.canvas[:P], enumerate(self.canvas[P:], start=P)
+        given = [[slot, token] for slot, token in answer if token != s.mask_id]
         exact = traits(s.strategy.view).exact
         return {
             "format": FORMAT,
@@ -184,9 +182,6 @@ def rounded(value: float, digits: int) -> float:
     return float(f"{value:.{digits}g}")
 
 
-# --- reading ------------------------------------------------------------------------------------
-
-
 def read(path: str | Path) -> list[dict]:
     """The records of a trace, the header first.
 
@@ -212,19 +207,17 @@ def read(path: str | Path) -> list[dict]:
 
 
 def whole_header(record: dict) -> bool:
-    """Whether all that the viewer and `replay` read of a header is sound; errors if it is not there."""
+    """Whether what the viewer and `replay` read of a header is sound; other errors if it is not."""
     P, G, k = (record[name] for name in ("prompt_length", "gen_length", "block_length"))
-    given, special, strategy = record.get("given", []), record["special"], record["strategy"]
-    ids = [*record["prompt"], special["mask"], special["eos"], *(i for pair in given for i in pair)]
+    ids = [*record["prompt"], record["special"]["mask"], record["special"]["eos"]]
     return (
-        all(type(n) is int and n >= 0 for n in (P, G, k, record["padding"], *ids))
+        all(type(n) is int and n >= 0 for n in [P, G, k, record["padding"], *ids])
         and len(record["prompt"]) == P
-        and G >= 1 <= k
-        and all(P <= slot < P + G for slot, _ in given)
+        and min(G, k) >= 1
+        and are_cells(record.get("given", []), P, P + G)
         and are_texts(record["tokens"])
-        and type(strategy["name"]) is str
-        and all(type(record[name]) is dict for name in ("settings", "versions", "model"))
-        and type(strategy["settings"]) is dict
+        and {"name", "settings"} <= record["strategy"].keys()
+        and {"settings", "versions", "model"} <= record.keys()
     )
 
 
@@ -232,17 +225,20 @@ def whole_forward(record: dict, header: dict) -> bool:
     """The same of the record of a forward: no slot or range of it lies beyond the canvas."""
     S = header["prompt_length"] + header["gen_length"]
     spans = [record["window"], record["blocks"], *record["query"], *record["visible"]]
-    cells = [*record["writes"], *record["unwrites"], *(c[:2] for c in record["candidates"])]
-    odds = [[(token, c), *top] for _, token, c, top in record["candidates"]]
+    candidates = record["candidates"]
+    odds = [p for _, _, confidence, top in candidates for p in (confidence, *(p for _, p in top))]
     return (
         all(0 <= start <= end <= S for start, end in spans)
-        and all(type(n) is int and n >= 0 for cell in cells for n in cell)
-        and all(slot < S for slot, _ in cells)
-        and all(type(i) is int and 0 <= p <= 1 for pairs in odds for i, p in pairs)
+        and are_cells([*record["writes"], *record["unwrites"], *(c[:2] for c in candidates)], 0, S)
+        and all(0 <= p <= 1 for p in odds)
         and are_texts(record["tokens"])
         and record["nfe"] >= 1
-        and record["rows"] >= 0 <= record["ms"]
+        and min(record["rows"], record["ms"]) >= 0
     )
+
+
+def are_cells(cells: list, low: int, high: int) -> bool:
+    return all(type(i) is type(slot) is int and low <= slot < high and i >= 0 for slot, i in cells)
 
 
 def are_texts(tokens: dict) -> bool:
@@ -261,11 +257,8 @@ def replay(records: list[dict]) -> Iterator[list[int]]:
         yield list(canvas)
 
 
-# --- the page -----------------------------------------------------------------------------------
-
-
 def write_page(path: str, traces: list[list[dict]]) -> None:
-    """Put traces into a copy of the viewer, a page that needs nothing else: all of it or nothing."""
+    """Put traces into a copy of the viewer, which needs nothing else: the whole page, or none."""
     data = compact(traces).replace("<", "\\u003c")  # nothing in it can end the script element
     page = VIEWER.read_text(encoding="utf-8").replace(EMPTY, EMPTY.replace("[]", data))
     temporary = Path(path + ".part")

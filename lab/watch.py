@@ -11,8 +11,10 @@ import operator
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+from rich.color import Color, ColorTriplet, blend_rgb
 from rich.console import Console, ConsoleOptions
 from rich.live import Live
 from rich.style import Style
@@ -23,7 +25,7 @@ from lab.command_line import printable
 from lab.trace import Recorder
 
 # of confidence 0, 1/2 and 1: legible on black and on white, told apart by all
-ORANGE, GREY, BLUE = (214, 95, 0), (135, 135, 135), (0, 135, 215)
+ORANGE, GREY, BLUE = map(ColorTriplet, (214, 135, 0), (95, 135, 135), (0, 135, 215))
 MASKED, ENDED, NEWLINE, BORDER = "\u00b7", "\u220e", "\u21b5", "\u2502"
 FAINT = Style(dim=True)
 
@@ -37,33 +39,23 @@ def watch(
     seconds: how long each forward stays on the screen at least; None draws nothing
     """
     console, observer = Console(stderr=True), Observer(s, tokenizer, own)
-    if seconds is not None and console.is_interactive and console.file.isatty():
-        yield from redraw(stream, observer, console, seconds, explain)
-        return
-    for step in stream:
-        seen = observer.see(step)
-        if seen and explain:
-            print(observer.sentence(), file=sys.stderr)
-        if seen and seconds is not None:
-            print(observer.line(), file=sys.stderr)
-        yield step
-
-
-def redraw(
-    stream: Iterator[Step], observer: "Observer", console: Console, seconds: float, explain: bool
-) -> Iterator[Step]:
-    """Draw on a screen of its own, which survives a new size; leave the last picture on ours."""
-    sentences = []
-    with Live(console=console, screen=True) as live:  # which draws anew four times a second
+    redraws = seconds is not None and console.is_interactive and console.file.isatty()
+    sentences: list[str] = []
+    # a screen of its own survives a change of the window's size; Live draws it four times a second
+    with Live(console=console, screen=True) if redraws else nullcontext() as live:
         for step in stream:
             if observer.see(step):
                 sentences += [observer.sentence()] * explain
-                live.update(observer.picture(*sentences[-1:]), refresh=True)
-                time.sleep(seconds)
+                if live:
+                    live.update(observer.picture(*sentences[-1:]), refresh=True)
+                    time.sleep(seconds)
+                else:
+                    lines = [] if seconds is None else [observer.line()]
+                    print(*sentences[-1:], *lines, sep="\n", file=sys.stderr)
             yield step
-    for sentence in sentences:
-        print(sentence, file=sys.stderr)
-    console.print(observer.picture())
+    if redraws:
+        print(*sentences, sep="\n", end="\n" * explain, file=sys.stderr)
+        console.print(observer.picture())
 
 
 class Observer:
@@ -143,7 +135,7 @@ class Observer:
         """Colour says confidence; reversed is written now, underlined as well is taken back."""
         if slot not in self.confidence:
             return FAINT
-        style = Style(color="rgb({},{},{})".format(*shade(self.confidence[slot])))
+        style = Style(color=Color.from_triplet(shade(self.confidence[slot])))
         if slot in (written for written, _ in self.record["writes"]):
             style += Style(bold=True, reverse=True)
         if slot in (taken for taken, _ in self.record["unwrites"]):
@@ -151,15 +143,17 @@ class Observer:
         return style
 
     def picture(self, sentence: str = "") -> "Picture":
-        s, P, record = self.s, self.s.prompt_length, self.record
-        written = f"written {self.holes - self.ids.count(s.mask_id)} of {self.holes}"
+        s, record = self.s, self.record
         rows = f"rows {record['rows']}, {self.rows} in all"
+        written = f"written {self.holes - self.ids.count(s.mask_id)} of {self.holes}"
         counters = [f"forward {record['nfe']}", rows, written, f"{self.seconds:.2f} s"]
-        cells = [(text, self.style(slot)) for slot, text in enumerate(self.texts(), start=P)]
+        texts = enumerate(self.texts(), start=s.prompt_length)
+        cells = [(text, self.style(slot)) for slot, text in texts]
         k = s.block_length if s.block_length > 1 else len(cells)
         blocks = [Text.assemble(*cells[i : i + k]) for i in range(0, len(cells), k)]
-        below = [text for text in ("   ".join(counters), sentence) if text]
-        return Picture(blocks, range(*record["blocks"]), Text("\n".join(below)))
+        below = Text("   ".join(counters) + "\n" + sentence)
+        below.rstrip()
+        return Picture(blocks, range(*record["blocks"]), below)
 
 
 @dataclass(frozen=True)
@@ -190,8 +184,8 @@ class Picture:
         yield from lines + below
 
 
-def shade(confidence: float) -> tuple[int, ...]:
+def shade(confidence: float) -> ColorTriplet:
     """The colour of a confidence, 0 to 1."""
-    low, high = (ORANGE, GREY) if confidence < 0.5 else (GREY, BLUE)
-    part = 2 * confidence if confidence < 0.5 else 2 * confidence - 1
-    return tuple(round(a + (b - a) * part) for a, b in zip(low, high))
+    if confidence < 0.5:
+        return blend_rgb(ORANGE, GREY, 2 * confidence)
+    return blend_rgb(GREY, BLUE, 2 * confidence - 1)

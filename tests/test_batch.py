@@ -139,7 +139,7 @@ def test_an_output_of_something_else_is_left_as_it_is(saved, asked, capsys):
         (["--prompts", "{in}", "--out", "."], "that is a folder"),
         (["--prompts", "{in}", "--out", "out.jsonl", "--batch-size", "0"], "batch_size is 0"),
         (["--prompts", "{in}", "--out", "out.jsonl", "--watch", "0"], "--watch has no meaning with --prompts"),
-        (["--prompts", "{in}", "--out", "out.jsonl", "--prompt", "a"], "--prompt and --prompts are two ways to ask"),
+        (["--prompts", "{in}", "--out", "out.jsonl", "--prompt", "a"], "--prompt has no meaning with --prompts"),
         (["--prompts", "{in}", "--out", "out.jsonl", "--infill", "___"], "--infill has no meaning with --prompts"),
     ],
 )

@@ -70,7 +70,7 @@ def test_an_interrupted_answer_is_forgotten(saved, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prompt", "a"], "--prompt and --chat are two ways to ask"),
+        (["--prompt", "a"], "--prompt has no meaning with --chat"),
         (["--infill", "___"], "--infill has no meaning with --chat"),
         (["--trace", "run.jsonl"], "--trace has no meaning with --chat"),
         (["--gen-length", "12"], "gen_length 12 is not a multiple"),
