@@ -2,10 +2,12 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import program
 import pytest
 import torch
 from conftest import random_model
@@ -214,18 +216,23 @@ def test_bytes_that_are_no_text_are_refused(saved, capsys, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_an_answer_that_cannot_be_written_is_one_line(saved):
+def test_an_answer_that_cannot_be_written_is_one_line(saved, tmp_path):
     """Would catch a traceback, or success, when the disk is full."""
-    command = [sys.executable, ROOT / "dllm.py", "--model", saved, "--prompt", "hello", *SHORT]
-    with open("/dev/full", "w") as full:
-        failed = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert failed.returncode == 1 and failed.stderr == "dllm.py: the answer cannot be written: No space left on device\n"
+    code = program.run(["--model", saved, "--prompt", "hello", *SHORT], stdout="/dev/full", stderr=tmp_path / "err")
+    assert (code, (tmp_path / "err").read_text()) == (1, "dllm.py: the answer cannot be written: No space left on device\n")
 
 
 def test_it_runs_as_a_program(saved):
-    """Would catch what only a fresh process shows: imports, the exit code, a traceback."""
-    command = [sys.executable, ROOT / "dllm.py", "--model", saved, "--prompt"]
-    good = subprocess.run([*command, "hello", "--strategy", "llada", *SHORT], capture_output=True, text=True)
-    assert good.returncode == 0 and good.stdout.endswith("\n") and "forwards 16" in good.stderr
-    bad = subprocess.run([*command, "hello", "--gen-length", "7"], capture_output=True, text=True)
-    assert (bad.returncode, bad.stdout) == (2, "") and bad.stderr.count("\n") == 1
+    """Would catch what only a fresh process shows: imports, the exit code; and a start that loads what looks at a decode, for everybody."""
+    command = [sys.executable, "-X", "importtime", ROOT / "dllm.py", "--model", saved, "--prompt", "hello", "--strategy", "llada", *SHORT]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("\n") and "forwards 16" in done.stderr
+    loaded = set(re.findall(r"^import time:.* (\S+)$", done.stderr, re.MULTILINE))
+    assert "torch" in loaded and {name for name in loaded if name.startswith("lab.")} == {"lab.command_line", "lab.files", "lab.infill"}
+    assert not loaded & {"rich", "matplotlib"}
+
+
+def test_a_mistake_is_one_line_of_a_program(saved, tmp_path):
+    """Would catch a traceback behind the line, and an exit code that a shell does not see."""
+    code = program.run(["--model", saved, "--prompt", "hello", "--gen-length", "7"], stdout=tmp_path / "out", stderr=tmp_path / "err")
+    assert code == 2 and (tmp_path / "out").read_text() == "" and (tmp_path / "err").read_text().count("\n") == 1

@@ -7,14 +7,11 @@ import pty
 import re
 import signal
 import struct
-import subprocess
-import sys
 import termios
 import threading
 import time
-from functools import partial
-from pathlib import Path
 
+import program
 import pytest
 from conftest import random_model, random_prompt
 from hypothesis import given
@@ -29,7 +26,6 @@ import dllm
 from lab import watch
 from options import options
 
-ROOT = Path(__file__).parent.parent
 ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"  # a terminal's second screen
 
 
@@ -191,19 +187,14 @@ def resize(terminal: int, columns: int, rows: int = 24) -> None:
 class Terminal:
     """`python dllm.py --watch` with stderr on a terminal and stdout in a pipe."""
 
-    def __init__(self, saved, *flags, columns=80, **environment):
+    def __init__(self, saved, tmp_path, *flags, columns=80, **environment):
         self.ours, theirs = pty.openpty()
         resize(theirs, columns)
-        environment = (
-            {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")} | {"TERM": "xterm-256color"} | environment
-        )
-        command = [sys.executable, ROOT / "dllm.py", "--model", saved, "--prompt", "hello", "--strategy", "llada", *SHORT, *flags]
-        listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which tests in the background ignore, and their children with them
-        self.process = subprocess.Popen(
-            [*map(str, command)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, env=environment, text=True, preexec_fn=listen,
-        )  # fmt: skip
-        os.close(theirs)
+        command = ["--model", saved, "--prompt", "hello", "--strategy", "llada", *SHORT, *flags]
+        self.out = tmp_path / "out"
+        environment = {"TERM": "xterm-256color"} | environment
+        self.process = program.start(command, "", self.out, os.ttyname(theirs), **environment)
+        self.theirs = theirs  # open until the end: what nobody holds would be gone before the other process opens it
         self.shown = b""
         self.reader = threading.Thread(target=self.read)
         self.reader.start()
@@ -221,10 +212,11 @@ class Terminal:
             time.sleep(0.02)
 
     def end(self) -> tuple[str, str, int]:
-        out, _ = self.process.communicate(timeout=120)
+        self.process.join(120)
+        os.close(self.theirs)
         self.reader.join()
         os.close(self.ours)
-        return out, self.shown.decode(), self.process.returncode
+        return self.out.read_text(), self.shown.decode(), self.process.exitcode
 
 
 def words(text: str) -> str:
@@ -237,10 +229,10 @@ def pictures(shown: str) -> list[list[str]]:
     return [words(picture).splitlines() for picture in shown.split(LEAVE)[0].split("\x1b[H")]
 
 
-def test_a_terminal_is_redrawn_in_place_and_left_as_it_was(saved, capsys):
+def test_a_terminal_is_redrawn_in_place_and_left_as_it_was(saved, tmp_path, capsys):
     """Would catch a picture on stdout, a terminal left on its second screen or without a cursor, and a last picture that is gone."""
     answer = run(capsys, "--model", saved, "--prompt", "hello", "--strategy", "llada", *SHORT)[0]
-    out, shown, code = Terminal(saved, "--watch", 0, "--explain").end()
+    out, shown, code = Terminal(saved, tmp_path, "--watch", 0, "--explain").end()
     assert (out, code) == (answer, 0)
     assert shown.count(ENTER) == shown.count(LEAVE) == 1 and shown.count("\x1b[?25h") == shown.count("\x1b[?25l") == 1
     drawn, left = shown.split(LEAVE)
@@ -248,9 +240,9 @@ def test_a_terminal_is_redrawn_in_place_and_left_as_it_was(saved, capsys):
     assert words(left).count("step ") == 16 and "forward 16 " in words(left) and "forwards 16" in left
 
 
-def test_a_window_may_change_its_size(saved):
+def test_a_window_may_change_its_size(saved, tmp_path):
     """Would catch lines of the old width in the new window."""
-    terminal = Terminal(saved, "--watch", 0.3)
+    terminal = Terminal(saved, tmp_path, "--watch", 0.15)
     terminal.wait_for("forward 2 ")
     resize(terminal.ours, 20)
     terminal.wait_for("forward 9")
@@ -259,30 +251,30 @@ def test_a_window_may_change_its_size(saved):
 
 
 @pytest.mark.parametrize("columns", [20, 21, 200])
-def test_every_width_is_kept(saved, columns):
+def test_every_width_is_kept(saved, tmp_path, columns):
     """Would catch a line that a narrow window wraps."""
-    _, shown, code = Terminal(saved, "--watch", 0, columns=columns).end()
+    _, shown, code = Terminal(saved, tmp_path, "--watch", 0, columns=columns).end()
     assert code == 0 and all(cell_len(line) <= columns for picture in pictures(shown) for line in picture)
 
 
-def test_a_terminal_that_cannot_redraw_gets_lines(saved):
+def test_a_terminal_that_cannot_redraw_gets_lines(saved, tmp_path):
     """Would catch escape sequences in a terminal that prints them."""
-    _, shown, code = Terminal(saved, "--watch", TERM="dumb").end()
+    _, shown, code = Terminal(saved, tmp_path, "--watch", TERM="dumb").end()
     assert code == 0 and "\x1b" not in shown and len(re.findall(r"^ *\d+  ", shown, re.MULTILINE)) == 16
 
 
-def test_no_color_is_honoured(saved):
+def test_no_color_is_honoured(saved, tmp_path):
     """Would catch colour for somebody who asked for none; what is written now is still bold and reversed."""
-    _, shown, code = Terminal(saved, "--watch", 0, NO_COLOR="1").end()
+    _, shown, code = Terminal(saved, tmp_path, "--watch", 0, NO_COLOR="1").end()
     codes = {number for codes in re.findall(r"\x1b\[([0-9;]*)m", shown) for number in codes.split(";")}
     assert code == 0 and "7" in codes and codes <= {"", "0", "1", "2", "7"}
 
 
-def test_an_interrupt_restores_the_terminal(saved):
+def test_an_interrupt_restores_the_terminal(saved, tmp_path):
     """Would catch a terminal that stays on its second screen after control-C."""
-    terminal = Terminal(saved, "--watch", 5)
+    terminal = Terminal(saved, tmp_path, "--watch", 5)
     terminal.wait_for("forward 1 ")
-    terminal.process.send_signal(signal.SIGINT)
+    os.kill(terminal.process.pid, signal.SIGINT)
     _, shown, code = terminal.end()
     assert code == 130 and shown.count(ENTER) == shown.count(LEAVE) == 1 and "Traceback" not in shown
 
