@@ -45,8 +45,8 @@ def batch(args: Namespace, settings: dict) -> Callable[[], None]:
     check_place("--out", args.out)
     if out.exists() and out.samefile(args.prompts):
         raise ValueError(f"--out {out} is the file of the prompts")
-    made_by = {"strategy": args.strategy, "settings": dict(settings)}
-    made_by |= {name: getattr(args, name) for name in ("model", "adapter", "dtype", "int8", "raw")}
+    flags = ("strategy", "model", "adapter", "dtype", "int8", "raw")
+    made_by = {name: getattr(args, name) for name in flags} | {"settings": dict(settings)}
     made_by["model"] = args.model or "embedded"
     tokenizer, config, load = find_model(args)
 
@@ -56,8 +56,7 @@ def batch(args: Namespace, settings: dict) -> Callable[[], None]:
     questions, bad = read_questions(lines, encoded)
     answered, whole = read_answers(out, made_by)
     if changed := [q.id for q in questions if answered.get(q.id, q.prompt) != q.prompt]:
-        another = f"{out} answers another prompt of the id {changed[0]!r}"
-        raise ValueError(f"{another}: give another --out")
+        raise ValueError(f"{out} has another prompt of the id {changed[0]!r}: give another --out")
     questions = sorted((q for q in questions if q.id not in answered), key=lambda q: len(q.ids))
     groups = [questions[i : i + size] for i in range(0, len(questions), size)]
     model = open_model(args, settings, load)
@@ -66,31 +65,33 @@ def batch(args: Namespace, settings: dict) -> Callable[[], None]:
     decode = partial(generate, model, strategy=args.strategy, **settings)
 
     def answer() -> None:
-        for line in bad:
-            print(f"{args.prompts}, {line}", file=sys.stderr)
-        if parallel.rank() == 0:
-            out.touch()
-            os.truncate(out, whole)
-        parallel.gathered(None)  # wait until it is there
-        share = groups[parallel.rank() :: parallel.processes()]
-        totals = parallel.gathered(work_off(share, out, decode, tokenizer, made_by))
-        total = {name: sum(each[name] for each in totals) for name in totals[0]}
-        seconds = max(each["seconds"] for each in totals)
-        speed = round(total["tokens"] / seconds, 1) if total["tokens"] else 0
-        total |= {"seconds": round(seconds, 3), "tokens_per_second": speed, "bad_lines": len(bad)}
-        print_counters(args, total, model.device, chosen.seed)
+        print(*(f"{args.prompts}, {line}\n" for line in bad), sep="", end="", file=sys.stderr)
+        total = work_off(groups, out, whole, decode, tokenizer, made_by)
+        print_counters(args, total | {"bad_lines": len(bad)}, model.device, chosen.seed)
         if bad:
             sys.exit(1)
 
     return answer
 
 
-def work_off(groups: list[list[Question]], out: Path, decode, tokenizer, made_by: dict) -> Counter:
-    """Answer batch after batch, each on the disk before the next; returns what it took in all."""
+def work_off(
+    groups: list[list[Question]], out: Path, whole: int, decode, tokenizer, made_by
+) -> dict:
+    """Answer this process's share of the batches, and count what it took all of them.
+
+    whole: bytes of `out` to keep; what stands behind them is half an answer
+    """
+    if parallel.rank() == 0:
+        out.touch()
+        os.truncate(out, whole)
+    parallel.gathered(None)  # wait until it is there
+    share = groups[parallel.rank() :: parallel.processes()]
     total = Counter(questions=0, forwards=0, rows=0, tokens=0, seconds=0.0)
-    whole = sum(map(len, groups))
-    with open(out, "ab", buffering=0) as file, tqdm(total=whole, unit=" prompts") as bar:
-        for group in groups:
+    with (
+        open(out, "ab", buffering=0) as file,
+        tqdm(total=sum(map(len, share)), unit=" prompts") as bar,
+    ):
+        for group in share:
             result = decode([q.ids for q in group])
             records = [record(q, result, row, tokenizer) | made_by for row, q in enumerate(group)]
             lines = [json.dumps(each).encode() + b"\n" for each in records]
@@ -99,7 +100,11 @@ def work_off(groups: list[list[Question]], out: Path, decode, tokenizer, made_by
             bar.update(len(group))
             counters = result.counters() | {"questions": len(group)}
             total.update({name: counters[name] for name in total})
-    return total
+    totals = parallel.gathered(total)
+    seconds = max(each["seconds"] for each in totals)
+    total = {name: sum(each[name] for each in totals) for name in total}
+    speed = round(total["tokens"] / seconds, 1) if total["tokens"] else 0
+    return total | {"seconds": round(seconds, 3), "tokens_per_second": speed}
 
 
 def record(question: Question, result: Result, row: int, tokenizer) -> dict:

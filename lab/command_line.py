@@ -13,7 +13,6 @@ import sys
 from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ import torch
 from dllm import DEFAULT, STRATEGIES, Settings, StepLimit, Strategy, find_builder, finish
 from dllm import plan, prepare, steps
 from lab import infill
-from lab.files import whole_text
+from lab.files import check_place, whole_text
 from load_weights import DTYPES, load_config, load_model, load_tokenizer
 from model import LLaDA
 from options import Option, check_prompt, options, require
@@ -190,16 +189,15 @@ def find_model(args: Namespace) -> tuple:
             raise ValueError(f"{needs}, or train them by python -m lab.train {args.strategy}")
         args.model, args.adapter = model, args.adapter or adapter
     if str(args.model).startswith("oracle:"):
-        checkpoint_flags = ("adapter", "device", "dtype", "int8", "raw")
-        if unused := [name for name in checkpoint_flags if getattr(args, name)]:
-            raise ValueError(f"--{unused[0]} is for checkpoints: an oracle has no weights")
+        for name in ("adapter", "device", "dtype", "int8", "raw"):
+            if getattr(args, name):
+                raise ValueError(f"--{name} is for checkpoints: an oracle has no weights")
         from lab.oracle import Oracle
 
         oracle = Oracle(args.model.removeprefix("oracle:"))
         return oracle, oracle.config, lambda: oracle
     how = (args.adapter, args.device, DTYPES.get(args.dtype), args.int8, args.split)
-    load = partial(load_model, args.model, *how)
-    return load_tokenizer(args.model), load_config(args.model), load
+    return load_tokenizer(args.model), load_config(args.model), lambda: load_model(args.model, *how)
 
 
 def open_model(args: Namespace, settings: dict, load: Callable[[], LLaDA]) -> LLaDA:
@@ -309,8 +307,7 @@ def checked_plan(args, settings: dict, length: int | None = None) -> tuple[Strat
 
 def single(args: Namespace, settings: dict) -> Callable[[], None]:
     """Check all there is to check; return what decodes one prompt, or one text with holes."""
-    length_unknown = 1 if args.infill is not None else None
-    strategy, _ = checked_plan(args, settings, length_unknown)
+    strategy, _ = checked_plan(args, settings, None if args.infill is None else 1)  # not yet known
     observe = observer(args, strategy)
     text, holes = args.prompt, None
     if text == "-":
@@ -329,30 +326,24 @@ def single(args: Namespace, settings: dict) -> Callable[[], None]:
 
     def answer() -> None:
         result = finish(canvas, observe(steps(canvas), canvas, tokenizer))
-        whole = result.tokens[0, result.prompt_length :].tolist()
-        answered = result.answer() if holes is None else whole[: len(holes)]
+        filled = result.tokens[0, result.prompt_length :].tolist()[: len(holes or ())]
         prompt = tokenizer.decode(ids, skip_special_tokens=False) + "\n" if args.show_prompt else ""
-        write(prompt + tokenizer.decode(answered))
+        write(prompt + tokenizer.decode(filled or result.answer()))
         print_counters(args, result.counters(), model.device, canvas.settings.seed)
 
     return answer
 
 
 def observer(args: Namespace, strategy: Strategy) -> Callable:
-    """What puts --watch, --explain and --trace around the steps of a decode, and passes them on.
-
-    Called with the steps, their canvas and the tokenizer. Each is imported only for its flag.
-    Raises ValueError for what could not be watched or written.
-    """
+    """(steps, canvas, tokenizer) -> the steps, seen by what the flags ask for; checked here."""
     watched, traced = args.explain or args.watch is not None, args.trace is not None
     if (watched or traced) and strategy.search:
         several = f"{args.strategy} decodes several canvases"
         raise ValueError(f"{several}: --watch, --explain and --trace follow one")
     require(args.watch is None or 0 <= args.watch <= 60, "watch", args.watch, "0 to 60 seconds")
     if traced:
-        from lab.trace import check_path, trace
-
-        check_path(args.trace)
+        check_place("--trace", args.trace, ".jsonl", ".html")
+        from lab.trace import trace
     if watched:
         from lab.watch import watch
 

@@ -5,9 +5,11 @@ import os
 from pathlib import Path
 
 
-def check_place(flag: str, path: str) -> None:
+def check_place(flag: str, path: str, *suffixes: str) -> None:
     """Raise ValueError, naming the flag, if no file can be written there; nothing is created."""
     place, folder = Path(path), Path(path).parent
+    if suffixes and place.suffix not in suffixes:
+        raise ValueError(f"{flag} {path}: expected a name that ends in {' or '.join(suffixes)}")
     if place.is_dir():
         raise ValueError(f"{flag} {path}: that is a folder")
     if not folder.is_dir():

@@ -59,11 +59,11 @@ def main() -> None:
     draw_terminal()
     files, page = [str(FOLDER / f"{strategy}.jsonl") for strategy in RUNS], FOLDER / "page.html"
     for file, (strategy, own) in zip(files, RUNS.items()):
-        flags = ["--strategy", strategy, "--gen-length", "64", "--trace", file, *own]
-        command_line.main(["--prompt", PROMPT, *flags])
+        where = ["--gen-length", "64", "--trace", file]
+        command_line.main(["--prompt", PROMPT, "--strategy", strategy, *own, *where])
     trace.main([*files, "--out", str(page)])
-    slot = trace.read(files[0])[0]["prompt_length"] + 16  # the result of the third step
-    shown = f"#step=2&slot={slot}"
+    result = trace.read(files[0])[0]["prompt_length"] + 16  # of the third step: a slot
+    shown = f"#step=2&slot={result}"
     draw_page(page, shown, "viewer.png", 1200)
     dark = "--blink-settings=preferredColorScheme=0"
     draw_page(page, f"{shown}&threshold=0.7", "phone.png", 400, dark)

@@ -2,11 +2,9 @@
 every matrix. Many: each answers its share.
 
 Tensor parallelism is torch.distributed's own plan: the heads and the feed-forward units are dealt
-out, and each layer sums what the processes found twice, after attention and after the feed-forward.
-All of them decode, on the same logits; only the first prints.
-
-Left out on purpose: an engine of our own, several machines with several GPUs each as two levels,
-int8 together with a split model.
+out, and each layer sums what the processes found twice. All decode on the same logits; only the
+first prints. Left out on purpose: an engine of our own, several machines with several GPUs each as
+two levels, int8 together with a split model.
 """
 
 import os

@@ -3,8 +3,6 @@ words what each forward did.
 
 Both write to stderr. Where that is no terminal, or one that cannot redraw, watching is a plain line
 a forward. Left out on purpose: the prompt, and every row of a batch but the first.
-
-Letters: as in dllm.py.
 """
 
 import operator

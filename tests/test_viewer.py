@@ -290,6 +290,30 @@ def test_a_canvas_of_1024_tokens_does_not_lag(shown, tmp_path):
 
 
 @needs_browser
+@pytest.mark.parametrize(
+    "line, damage",
+    [
+        (0, {"gen_length": "16"}),
+        (0, {"given": [[2, 1]]}),
+        (0, {"given": [[9]]}),
+        (3, {"writes": [[31, 1]]}),
+        (3, {"writes": [[-1, 1]]}),
+        (3, {"query": [[0, 32]]}),
+        (3, {"candidates": [[8, 1, "<b>", []]]}),
+        (3, {"ms": None}),
+    ],
+)
+def test_a_damaged_trace_in_the_page_is_told(shown, tmp_path, line, damage):
+    """Would catch an empty page, and slots that do not exist; the control is the same page without the damage."""
+    run = a_run(tmp_path, "llada")
+    assert shown(run).run("$('problem').hidden") and not shown(run).run("$('controls').hidden")
+    run[line] |= damage
+    page = shown(run)
+    assert page.run("$('problem').textContent").startswith("a trace in this page is damaged: not a whole ")
+    assert not page.run("$('problem').hidden") and page.run("$('controls').hidden")
+
+
+@needs_browser
 def test_alone_it_says_how_to_make_a_trace_and_opens_files(browser, tmp_path):
     """Would catch an empty page, a picker that takes nothing, and silence about a file that is no trace."""
     run = a_run(tmp_path, "llada")
