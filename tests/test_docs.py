@@ -12,7 +12,7 @@ import pytest
 from conftest import random_filter
 
 import dllm
-from lab import attention, bench, browser, calibrate, command_line, gallery, trace
+from lab import attention, bench, calibrate, command_line, gallery, trace
 from options import options
 
 ROOT = Path(__file__).parent.parent
@@ -132,7 +132,7 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
     elif words[1:3] == ["-m", "lab.calibrate"]:
         return calibrate.main([*words[3:], "--limit", "1", "--nodes", "2"])
     elif words[1:3] == ["-m", "lab.gallery"]:
-        if browser.PROGRAM is None:
+        if gallery.BROWSER is None:
             pytest.skip("needs a chromium binary on the PATH")
         monkeypatch.setattr(gallery, "FOLDER", tmp_path / "gallery")
         gallery.main()
