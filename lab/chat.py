@@ -13,9 +13,8 @@ from contextlib import suppress
 import torch
 
 from dllm import StepLimit, finish, prepare, steps
-from lab.command_line import checked_plan, encode, find_model, observer
-from lab.command_line import open_model, print_counters, write
-from lab.files import whole_text
+from lab.command_line import checked_plan, encode, find_model, observer, open_model, print_counters
+from lab.files import whole_text, write
 from options import check_prompt
 
 HELP = "/new begins another conversation, /quit ends it"

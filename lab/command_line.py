@@ -17,10 +17,20 @@ from pathlib import Path
 
 import torch
 
-from dllm import DEFAULT, STRATEGIES, Settings, StepLimit, Strategy, find_builder, finish
-from dllm import plan, prepare, steps
+from dllm import (
+    DEFAULT,
+    STRATEGIES,
+    Settings,
+    StepLimit,
+    Strategy,
+    find_builder,
+    finish,
+    plan,
+    prepare,
+    steps,
+)
 from lab import infill
-from lab.files import check_place, whole_text
+from lab.files import check_place, whole_text, write
 from load_weights import DTYPES, load_config, load_model, load_tokenizer
 from model import LLaDA
 from options import Option, check_prompt, options, require
@@ -219,21 +229,6 @@ def encode(tokenizer, prompt: str, raw: bool = False) -> list[int]:
     if raw:
         return tokenizer.encode(prompt)
     return tokenizer.encode_chat([{"role": "user", "content": prompt}])
-
-
-def printable(text: str) -> str:
-    """Text that a terminal shows as it is: control characters, which command it, become U+FFFD."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
-
-
-def write(text: str) -> None:
-    """Print an answer. Nobody to take it (a full disk, a pipe without a reader) is exit code 1."""
-    try:
-        print(printable(text), flush=True)
-    except OSError as error:
-        # what is still buffered must not fail again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(f"dllm.py: the answer cannot be written: {error.strerror}")
 
 
 def print_counters(args: Namespace, counters: dict, device: torch.device, seed: int) -> None:

@@ -1,7 +1,8 @@
-"""What a user hands in, in files or as text: one clear line for what cannot be used."""
+"""What comes from a user and goes to one, in files or as text: one line if that cannot be."""
 
 import json
 import os
+import sys
 from pathlib import Path
 
 
@@ -43,3 +44,18 @@ def whole_text(text: str, name: str) -> str:
     if not text.strip():
         raise ValueError(f"the {name} is empty")
     return text
+
+
+def printable(text: str) -> str:
+    """Text that a terminal shows as it is: control characters, which command it, become U+FFFD."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+def write(text: str) -> None:
+    """Print an answer. Nobody to take it (a full disk, a pipe without a reader) is exit code 1."""
+    try:
+        print(printable(text), flush=True)
+    except OSError as error:
+        # what is still buffered must not fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(f"dllm.py: the answer cannot be written: {error.strerror}")

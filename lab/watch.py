@@ -19,7 +19,7 @@ from rich.style import Style
 from rich.text import Text
 
 from dllm import Canvas, Step
-from lab.command_line import printable
+from lab.files import printable
 from lab.trace import Recorder
 
 # of confidence 0, 1/2 and 1: legible on black and on white, told apart by all

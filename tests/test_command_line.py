@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import dllm
 import load_weights
-from lab import command_line
+from lab import command_line, files
 from options import options
 
 ROOT = Path(__file__).parent.parent
@@ -126,7 +126,7 @@ def test_a_guide_is_a_second_model(saved, capsys, monkeypatch, tmp_path):
 
 def test_control_characters_never_reach_the_terminal():
     """Would catch a model that writes escape sequences: they could clear the screen or retitle the window."""
-    assert command_line.printable("a\x1b[2Jb\x07\n\tc é 中") == "a\ufffd[2Jb\ufffd\n\tc é 中"
+    assert files.printable("a\x1b[2Jb\x07\n\tc é 中") == "a\ufffd[2Jb\ufffd\n\tc é 中"
 
 
 def damaged(saved, tmp_path, name, content: bytes) -> str:
