@@ -1,19 +1,21 @@
 """From logits to everything a commit rule may ask, in one kernel: token, doubt, margin, entropy.
 
-Doubt is the sum over v != token of exp(z_v - z_token), so that probability = 1 / (1 + doubt). In float32 a probability runs into 1.0 and
-the order of the surest tokens is lost; their doubts, 1e-9 and 1e-12, stay apart. Rules order by doubt and compare 1 / (1 + doubt).
+Doubt is the sum over v != token of exp(z_v - z_token), so that probability = 1 / (1 + doubt). In
+float32 a probability runs into 1.0 and the order of the surest tokens is lost; their doubts, 1e-9
+and 1e-12, stay apart. Rules order by doubt and compare 1 / (1 + doubt).
 
 Letters: V vocabulary; "..." whatever stands before it.
 """
 
-import sys
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 LARGEST = torch.finfo(torch.float32).max
-NEVER = -104.0  # whose exp is 0 in float32, and so is its product with it; that of -inf would be NaN
+NEVER = (
+    -104.0
+)  # whose exp is 0 in float32, and so is its product with it; that of -inf would be NaN
 
 
 class Scores(NamedTuple):
@@ -31,54 +33,43 @@ class Scores(NamedTuple):
 
 
 def score(logits: Tensor, noise: Tensor | None = None) -> Scores:
-    """Score every position from its logits [..., V], of any dtype; -inf marks what can never be chosen.
+    """Score every position from its logits [..., V], of any dtype; -inf is what is never chosen.
 
-    noise: float32 [..., V] to sample with, the arg-max of logits + noise (see `gumbel`); scores always come from the clean logits.
-    Each line below is an element-wise operation or a reduction over V, which torch.compile fuses into passes that store no [..., V].
+    noise: float32 [..., V] to sample with, the arg-max of logits + noise (see `gumbel`); scores
+    always come from the clean logits. Each line below is an element-wise operation or a reduction
+    over V, which torch.compile fuses into passes that store no [..., V].
     """
     z = logits.float()
     best, token = z.max(dim=-1)
     ids = torch.arange(z.shape[-1], device=z.device)
     log_odds = z - best[..., None]  # [..., V]
-    odds = torch.where(ids == token[..., None], 0, log_odds.exp())  # of every token but the best; a masked_fill is slower, and copies, too
+    # of every token but the best; a masked_fill is slower, and copies, too
+    odds = torch.where(ids == token[..., None], 0, log_odds.exp())
     doubt = odds.sum(-1)
     margin = (1 - odds.amax(-1)) / (1 + doubt)
-    expected = (odds * log_odds.clamp(min=NEVER)).sum(-1)  # without odds.log(): compiled, 3.7 ms for 6.0 at 32 x 32000 (docs/speed.md)
+    # without odds.log(): compiled, 3.7 ms for 6.0 at 32 x 32000 (docs/speed.md)
+    expected = (odds * log_odds.clamp(min=NEVER)).sum(-1)
     entropy = doubt.log1p() - expected / (1 + doubt)
     if noise is not None:
         sampled = (z + noise).argmax(-1)
-        behind = best - z.gather(-1, sampled[..., None])[..., 0]  # 0 where the sample is the best token
-        doubt = torch.where(sampled == token, doubt, ((1 + doubt) * behind.exp() - 1).clamp(max=LARGEST))
+        behind = (
+            best - z.gather(-1, sampled[..., None])[..., 0]
+        )  # 0 where the sample is the best token
+        doubt = torch.where(
+            sampled == token, doubt, ((1 + doubt) * behind.exp() - 1).clamp(max=LARGEST)
+        )
         token = sampled
     return Scores(token, doubt, margin, entropy)
 
 
 def gumbel(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Noise float32 [..., V] that makes the arg-max a sample at `temperature` (LLaDA's add_gumbel_noise, as a sum instead of a quotient).
+    """Noise float32 [..., V] that makes the arg-max a sample at `temperature`.
 
-    -log of an exponential variate is a Gumbel variate. Drawn in float64, as LLaDA does: with 24 bits the tail that wins is cut off.
+    LLaDA's add_gumbel_noise, as a sum instead of a quotient: -log of an exponential variate is a
+    Gumbel variate. Drawn in float64, as LLaDA does: with 24 bits the tail that wins is cut off.
     """
     wide = torch.float32 if logits.device.type == "mps" else torch.float64  # MPS has no float64
-    waiting = torch.empty(logits.shape, device=logits.device, dtype=wide).exponential_(generator=generator)
+    waiting = torch.empty(logits.shape, device=logits.device, dtype=wide).exponential_(
+        generator=generator
+    )
     return (-temperature * waiting.log()).float()
-
-
-def compiled(device: torch.device):
-    """`score` under torch.compile, or as it is, with one line on stderr, where nothing here can compile it."""
-    fast = torch.compile(score, dynamic=True)
-
-    def flat(logits: Tensor, noise: Tensor | None = None) -> Scores:
-        """Score [N, V]: with a batch dimension of its own, a batch of one would be compiled apart."""
-        rows = logits.flatten(0, -2)
-        if device.type == "cpu":
-            rows = rows.float()  # 32 x 32000 in 3.7 ms for 9.6: the code generated for a CPU is slow over bfloat16
-        rows = fast(rows, None if noise is None else noise.flatten(0, -2))
-        return Scores(*(score.view(logits.shape[:-1]) for score in rows))
-
-    try:
-        with torch.inference_mode():  # as decoding calls it: another mode would compile anew
-            flat(torch.zeros(2, 4, 16, device=device))
-    except Exception as error:  # a missing C++ compiler or Triton surfaces as one of many types
-        print(f"torch.compile is not available here, staying eager: {str(error).strip().splitlines()[0]}", file=sys.stderr)
-        return score
-    return flat

@@ -64,11 +64,18 @@ def load_model(
     shapes = {PREFIX + name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     files = weight_files(folder)
     check_headers(folder, files, shapes)
-    in_int8 = {PREFIX + name + ".weight" for name, module in model.named_modules() if int8 and isinstance(module, Linear)}
+    in_int8 = {
+        PREFIX + name + ".weight"
+        for name, module in model.named_modules()
+        if int8 and isinstance(module, Linear)
+    }
     if split:
         split(model)
     held = {PREFIX + name: parts_of(parameter) for name, parameter in model.named_parameters()}
-    needed = sum(math.prod(shape) // held[name] * (1 if name in in_int8 else dtype.itemsize) for name, shape in shapes.items())
+    needed = sum(
+        math.prod(shape) // held[name] * (1 if name in in_int8 else dtype.itemsize)
+        for name, shape in shapes.items()
+    )
     check_memory(f"the weights of {source} in {'int8 and ' * int8}{str(dtype)[6:]}", needed, device)
     adapter_folder = adapter and find_folder(adapter)
     lora = read_adapter(adapter_folder, shapes) if adapter_folder else {}
@@ -76,7 +83,9 @@ def load_model(
         for name, tensor in read_tensors(file, device):
             if name in lora:
                 a, b, scale = lora[name]
-                tensor = tensor.float() + scale * (b.to(device) @ a.to(device))  # in float32: bfloat16 would round the sum twice
+                tensor = tensor.float() + scale * (
+                    b.to(device) @ a.to(device)
+                )  # in float32: bfloat16 would round the sum twice
             set_weight(model, name.removeprefix(PREFIX), tensor.to(dtype), name in in_int8)
     return model.eval()
 
@@ -89,17 +98,28 @@ def load_config(source: str | Path) -> Config:
 def save_model(model: LLaDA, folder: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write config.json and model.safetensors in LLaDA's format, each under a temporary name first. dtype: default the model's."""
     if any(isinstance(module, Int8Linear) for module in model.modules()):
-        raise ValueError("a model in int8 has lost what LLaDA's format holds: load it without int8 to save it")
+        raise ValueError(
+            "a model in int8 has lost what LLaDA's format holds: load it without int8 to save it"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {PREFIX + name: p.detach().to("cpu", dtype or p.dtype).contiguous() for name, p in model.named_parameters()}
+    tensors = {
+        PREFIX + name: p.detach().to("cpu", dtype or p.dtype).contiguous()
+        for name, p in model.named_parameters()
+    }
     config = {name: getattr(model.config, name) for name in CONFIG_KEYS} | FIXED
-    config |= {"architectures": ["LLaDAModelLM"], "embedding_size": model.config.vocab_size, "pad_token_id": model.config.eos_token_id}
+    config |= {
+        "architectures": ["LLaDAModelLM"],
+        "embedding_size": model.config.vocab_size,
+        "pad_token_id": model.config.eos_token_id,
+    }
     config["n_kv_heads"] = model.config.kv_heads
     write_folder(folder, "model.safetensors", tensors, "config.json", config)
 
 
-def save_adapter(halves: dict[str, tuple[Tensor, Tensor]], alpha: float, folder: str | Path) -> None:
+def save_adapter(
+    halves: dict[str, tuple[Tensor, Tensor]], alpha: float, folder: str | Path
+) -> None:
     """Write a LoRA adapter in PEFT's layout. halves: {module name in LLaDA: (A [r, in], B [out, r])}, all of one rank r."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +139,9 @@ def save_adapter(halves: dict[str, tuple[Tensor, Tensor]], alpha: float, folder:
     write_folder(folder, "adapter_model.safetensors", tensors, "adapter_config.json", config)
 
 
-def write_folder(folder: Path, weights: str, tensors: dict[str, Tensor], description: str, config: dict) -> None:
+def write_folder(
+    folder: Path, weights: str, tensors: dict[str, Tensor], description: str, config: dict
+) -> None:
     """Write both files under temporary names, then rename them: a killed run leaves whole files."""
     save_file(tensors, folder / f"{weights}.tmp")
     (folder / f"{weights}.tmp").chmod(0o644)  # the library makes it 0600, for its owner alone
@@ -136,14 +158,20 @@ def find_folder(source: str | Path) -> Path:
     if Path(source).is_dir():
         return Path(source)
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
-        raise ValueError(f"no checkpoint at {source}: give a folder or a Hugging Face id like GSAI-ML/LLaDA-8B-Instruct")
+        raise ValueError(
+            f"no checkpoint at {source}: give a folder or a Hugging Face id like GSAI-ML/LLaDA-8B-Instruct"
+        )
     from huggingface_hub import snapshot_download  # half a second that a local folder need not pay
 
     try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.jinja", "*.safetensors"]))
+        return Path(
+            snapshot_download(str(source), allow_patterns=["*.json", "*.jinja", "*.safetensors"])
+        )
     except Exception as error:  # the hub raises its own, the HTTP library's and the system's
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ValueError(f"{source} is neither a folder here nor to be had from Hugging Face: {reason}") from error
+        raise ValueError(
+            f"{source} is neither a folder here nor to be had from Hugging Face: {reason}"
+        ) from error
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -160,7 +188,10 @@ def weight_files(folder: Path) -> list[Path]:
     for name in names:
         if not (folder / name).is_file():
             pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
-            raise ValueError(f"{folder}: {name} is missing" + (" (only safetensors is read, never pickled weights)" if pickled else ""))
+            raise ValueError(
+                f"{folder}: {name} is missing"
+                + (" (only safetensors is read, never pickled weights)" if pickled else "")
+            )
     return [folder / name for name in names]
 
 
@@ -187,10 +218,14 @@ def read_config(folder: Path) -> Config:
     given["vocab_size"] = given.get("embedding_size") or given.get("vocab_size")
     for key, value in given.items():
         if key in FIXED and value != FIXED[key]:
-            raise ValueError(f"{file}: {key} is {value!r}, but this model implements only {FIXED[key]!r}")
+            raise ValueError(
+                f"{file}: {key} is {value!r}, but this model implements only {FIXED[key]!r}"
+            )
         known = key in CONFIG_KEYS or key in FIXED or key in IGNORED or key.startswith("_")
         if not known and value not in (None, False):
-            raise ValueError(f"{file}: unknown key {key} = {value!r} might change the arithmetic, which this model would not follow")
+            raise ValueError(
+                f"{file}: unknown key {key} = {value!r} might change the arithmetic, which this model would not follow"
+            )
     values = {}
     for key, field in CONFIG_KEYS.items():
         value = given.get(key)
@@ -198,21 +233,42 @@ def read_config(folder: Path) -> Config:
             raise ValueError(f"{file}: {key} is missing")
         if value is not None:
             real = field.type is float
-            if isinstance(value, bool) or not isinstance(value, (int, float) if real else int) or value < 0:
-                raise ValueError(f"{file}: {key} is {value!r}, expected a {'number' if real else 'whole number'} of at least 0")
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float) if real else int)
+                or value < 0
+            ):
+                raise ValueError(
+                    f"{file}: {key} is {value!r}, expected a {'number' if real else 'whole number'} of at least 0"
+                )
             values[key] = value
     config = Config(**values)
-    sizes = ("d_model", "n_layers", "n_heads", "mlp_hidden_size", "vocab_size", "max_sequence_length", "kv_heads", "rope_theta")
+    sizes = (
+        "d_model",
+        "n_layers",
+        "n_heads",
+        "mlp_hidden_size",
+        "vocab_size",
+        "max_sequence_length",
+        "kv_heads",
+        "rope_theta",
+    )
     for size in sizes:
         if not getattr(config, size):
             raise ValueError(f"{file}: {size} is 0")
     if config.d_model % (2 * config.n_heads):
-        raise ValueError(f"{file}: n_heads {config.n_heads} must divide d_model {config.d_model} into even widths")
+        raise ValueError(
+            f"{file}: n_heads {config.n_heads} must divide d_model {config.d_model} into even widths"
+        )
     if config.n_heads % config.kv_heads:
-        raise ValueError(f"{file}: n_kv_heads {config.kv_heads} must divide n_heads {config.n_heads}")
+        raise ValueError(
+            f"{file}: n_kv_heads {config.kv_heads} must divide n_heads {config.n_heads}"
+        )
     for key in ("mask_token_id", "eos_token_id"):
         if getattr(config, key) >= config.vocab_size:
-            raise ValueError(f"{file}: {key} {getattr(config, key)} lies outside the vocabulary of {config.vocab_size}")
+            raise ValueError(
+                f"{file}: {key} {getattr(config, key)} lies outside the vocabulary of {config.vocab_size}"
+            )
     return config
 
 
@@ -233,17 +289,27 @@ def check_headers(folder: Path, files: list[Path], expected: dict[str, tuple]) -
         with open_tensors(file) as tensors:
             for name in tensors.keys():
                 if name in seen:
-                    raise ValueError(f"{folder}: tensor {name} is both in {seen[name]} and in {file.name}")
+                    raise ValueError(
+                        f"{folder}: tensor {name} is both in {seen[name]} and in {file.name}"
+                    )
                 if name not in expected:
-                    raise ValueError(f"{file}: unexpected tensor {name}, which this model does not have")
+                    raise ValueError(
+                        f"{file}: unexpected tensor {name}, which this model does not have"
+                    )
                 part = tensors.get_slice(name)
                 if tuple(part.get_shape()) != expected[name]:
-                    raise ValueError(f"{file}: tensor {name} has shape {part.get_shape()}, config.json implies {list(expected[name])}")
+                    raise ValueError(
+                        f"{file}: tensor {name} has shape {part.get_shape()}, config.json implies {list(expected[name])}"
+                    )
                 if part.get_dtype() not in ("F64", "F32", "F16", "BF16"):
-                    raise ValueError(f"{file}: tensor {name} is {part.get_dtype()}, expected floating-point weights")
+                    raise ValueError(
+                        f"{file}: tensor {name} is {part.get_dtype()}, expected floating-point weights"
+                    )
                 seen[name] = file.name
     if missing := [name for name in expected if name not in seen]:
-        raise ValueError(f"{folder}: tensor {missing[0]} is missing ({len(missing)} of {len(expected)} are)")
+        raise ValueError(
+            f"{folder}: tensor {missing[0]} is missing ({len(missing)} of {len(expected)} are)"
+        )
 
 
 def read_tensors(file: Path, device):
@@ -272,14 +338,18 @@ def load_filter(source: str | Path) -> list[Tensor]:
     shapes = [tuple(parts[name].shape) for name in FILTER_PARTS if name in parts]
     k = shapes[0][0] if shapes and shapes[0] else 0
     if set(parts) != set(FILTER_PARTS) or k < 1 or shapes != [(k, k), (k,)] * 2:
-        raise ValueError(f"filter {source} does not hold just {', '.join(FILTER_PARTS)} of shapes [k, k], [k], [k, k], [k]")
+        raise ValueError(
+            f"filter {source} does not hold just {', '.join(FILTER_PARTS)} of shapes [k, k], [k], [k, k], [k]"
+        )
     return [parts[name].float() for name in FILTER_PARTS]
 
 
 def save_filter(parts: list[Tensor], file: str | Path) -> None:
     """Write a filter under a temporary name, then rename it. parts: as load_filter returns them."""
     temporary = f"{file}.tmp"
-    save_file({name: part.detach().contiguous() for name, part in zip(FILTER_PARTS, parts)}, temporary)
+    save_file(
+        {name: part.detach().contiguous() for name, part in zip(FILTER_PARTS, parts)}, temporary
+    )
     Path(temporary).chmod(0o644)  # the library makes it 0600
     os.replace(temporary, file)
 
@@ -290,25 +360,44 @@ def set_weight(model: LLaDA, name: str, tensor: Tensor, int8: bool) -> None:
         model.set_submodule(module, Int8Linear(tensor))
         return
     planned = model.get_parameter(name)
-    if parts_of(planned) > 1:  # every process has read the whole: each keeps its part, and nothing is sent
+    if (
+        parts_of(planned) > 1
+    ):  # every process has read the whole: each keeps its part, and nothing is sent
         from torch.distributed.tensor import distribute_tensor
 
-        tensor = distribute_tensor(tensor, planned.device_mesh, planned.placements, src_data_rank=None)
+        tensor = distribute_tensor(
+            tensor, planned.device_mesh, planned.placements, src_data_rank=None
+        )
     setattr(model.get_submodule(module), leaf, torch.nn.Parameter(tensor, requires_grad=False))
 
 
 def parts_of(parameter: torch.nn.Parameter) -> int:
     """Over how many processes a weight is laid out."""
-    return parameter.device_mesh.size() if hasattr(parameter, "device_mesh") else 1  # a DTensor, whose import costs seconds
+    return (
+        parameter.device_mesh.size() if hasattr(parameter, "device_mesh") else 1
+    )  # a DTensor, whose import costs seconds
 
 
 def read_adapter(folder: Path, shapes: dict[str, tuple]) -> dict[str, tuple[Tensor, Tensor, float]]:
     """A PEFT LoRA adapter as {weight name: (A float32 [r, in], B float32 [out, r], scale)}; merged, the weight is W + scale * B A."""
     file, config = folder / "adapter_config.json", read_json(folder / "adapter_config.json")
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if config.get("peft_type") != "LORA" or not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
+    if (
+        config.get("peft_type") != "LORA"
+        or not isinstance(rank, int)
+        or rank < 1
+        or not isinstance(alpha, (int, float))
+    ):
         raise ValueError(f"{file}: expected a LoRA adapter with a rank r and lora_alpha")
-    for key in ("use_dora", "fan_in_fan_out", "lora_bias", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication"):
+    for key in (
+        "use_dora",
+        "fan_in_fan_out",
+        "lora_bias",
+        "modules_to_save",
+        "rank_pattern",
+        "alpha_pattern",
+        "layer_replication",
+    ):
         if config.get(key):
             raise ValueError(f"{file}: {key} = {config[key]!r} is not supported")
     if config.get("bias", "none") != "none":
@@ -326,7 +415,9 @@ def read_adapter(folder: Path, shapes: dict[str, tuple]) -> dict[str, tuple[Tens
         out_width, in_width = shapes[target]
         expected = (rank, in_width) if match[2] == "A" else (out_width, rank)
         if tuple(tensor.shape) != expected:
-            raise ValueError(f"{file}: tensor {name} has shape {list(tensor.shape)}, expected {list(expected)}")
+            raise ValueError(
+                f"{file}: tensor {name} has shape {list(tensor.shape)}, expected {list(expected)}"
+            )
         halves.setdefault(target, {})[match[2]] = tensor.float()
     if not halves or any(len(half) != 2 for half in halves.values()):
         raise ValueError(f"{file}: every adapted weight needs both lora_A and lora_B")
@@ -338,25 +429,39 @@ def read_adapter(folder: Path, shapes: dict[str, tuple]) -> dict[str, tuple[Tens
 
 def find_device(name: str | torch.device | None) -> torch.device:
     """The device of this name, or the first there is of CUDA, MPS and CPU."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name is None:
         return torch.device(next(kind for kind in there if there[kind]))
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"unknown device {name!r}: cpu, cuda, cuda:1 or mps") from None
-    if not there.get(device.type) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise ValueError(f"there is no device {name} here: {', '.join(kind for kind in there if there[kind])}")
+    if not there.get(device.type) or (
+        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise ValueError(
+            f"there is no device {name} here: {', '.join(kind for kind in there if there[kind])}"
+        )
     return device
 
 
 def free_memory(device: torch.device) -> float:
     """Bytes that an allocation can hope for; infinity where the system does not tell."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, for the next tensors
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
+            device
+        )  # by PyTorch, for the next tensors
         return torch.cuda.mem_get_info(device)[0] + kept
     try:
-        line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+        line = next(
+            line
+            for line in Path("/proc/meminfo").read_text().splitlines()
+            if line.startswith("MemAvailable")
+        )
         return int(line.split()[1]) * 1024
     except (OSError, StopIteration):
         try:
@@ -368,7 +473,9 @@ def free_memory(device: torch.device) -> float:
 def check_memory(what: str, needed: float, device: torch.device) -> None:
     free = free_memory(device)
     if needed > free:
-        raise ValueError(f"{what} need {needed / 1e9:.3g} GB, but {device} has {free / 1e9:.3g} GB free")
+        raise ValueError(
+            f"{what} need {needed / 1e9:.3g} GB, but {device} has {free / 1e9:.3g} GB free"
+        )
 
 
 # --- text ------------------------------------------------------------------------------------------------------------------------------
@@ -390,12 +497,18 @@ class Tokenizer:
         settings = read_json(settings) if settings.is_file() else {}
         template = settings.get("chat_template")
         if isinstance(template, list):  # several named templates
-            template = next((t.get("template") for t in template if t.get("name") == "default"), None)
+            template = next(
+                (t.get("template") for t in template if t.get("name") == "default"), None
+            )
         if (folder / "chat_template.jinja").is_file():  # where newer checkpoints keep it
             template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
         self.template = template
         # bos_token and its like, as strings or as {"content": ...}; templates refer to them
-        self.names = {k: v["content"] if isinstance(v, dict) else v for k, v in settings.items() if k.endswith("_token") and v}
+        self.names = {
+            k: v["content"] if isinstance(v, dict) else v
+            for k, v in settings.items()
+            if k.endswith("_token") and v
+        }
 
     def encode(self, text: str) -> list[int]:
         """Text as it stands: nothing is added in front or behind."""
@@ -411,7 +524,9 @@ class Tokenizer:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         environment.globals["raise_exception"] = refuse_messages
         try:
-            text = environment.from_string(self.template).render(messages=messages, add_generation_prompt=True, **self.names)
+            text = environment.from_string(self.template).render(
+                messages=messages, add_generation_prompt=True, **self.names
+            )
         except TemplateError as error:
             raise ValueError(f"the checkpoint's chat template fails: {error}") from None
         return self.encode(text)

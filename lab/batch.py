@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from dllm import Result, generate, prepare
+from dllm import Result, check_prompt, generate, prepare
 from lab import parallel
 from lab.command_line import checked_plan, encode, find_model, open_model, print_counters
 from lab.files import check_place, json_object, read_bytes, whole_text
-from options import check_prompt, require
+from strategies import require
 
 BATCH_SIZE = 8
 

@@ -12,10 +12,9 @@ from contextlib import suppress
 
 import torch
 
-from dllm import StepLimit, finish, prepare, steps
+from dllm import StepLimit, check_prompt, finish, prepare, stream
 from lab.command_line import checked_plan, encode, find_model, observer, open_model, print_counters
 from lab.files import whole_text, write
-from options import check_prompt
 
 HELP = "/new begins another conversation, /quit ends it"
 
@@ -30,7 +29,7 @@ def chat(args: Namespace, settings: dict) -> Callable[[], None]:
 
     def reply(messages: list[dict]) -> str:
         canvas = prepare(model, tokenizer.encode_chat(messages), args.strategy, settings)
-        result = finish(canvas, observe(steps(canvas), canvas, tokenizer))
+        result = finish(canvas, observe(stream(canvas), canvas, tokenizer))
         answer = tokenizer.decode(result.answer())
         write(answer)
         print_counters(args, result.counters(), model.device, chosen.seed)

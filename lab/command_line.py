@@ -17,24 +17,12 @@ from pathlib import Path
 
 import torch
 
-from dllm import (
-    DEFAULT,
-    STRATEGIES,
-    Settings,
-    StepLimit,
-    Strategy,
-    find_builder,
-    finish,
-    plan,
-    prepare,
-    steps,
-)
-from lab import infill
+from dllm import DEFAULT, Settings, StepLimit, check_prompt, finish, plan, prepare, stream
+from lab import infill, own_rule
 from lab.files import check_place, whole_text, write
 from load_weights import DTYPES, load_config, load_model, load_tokenizer
 from model import LLaDA
-from options import Option, check_prompt, options, require
-from related import FILTER
+from strategies import STRATEGIES, Option, Strategy, options, require
 
 TINY = Path(__file__).parent.parent / "weights" / "tiny"
 
@@ -87,7 +75,7 @@ class Parser(ArgumentParser):
         """Add the flag of a setting. What is not given is absent: no default stands here again."""
 
         def convert(text: str):
-            return option.read(text)
+            return read_value(option, text)
 
         convert.__name__ = option.kind.__name__  # which argparse's message names
         choices = f" ({' | '.join(option.choices)})" if option.choices else ""
@@ -96,6 +84,15 @@ class Parser(ArgumentParser):
             how = {"action": BooleanOptionalAction}
         how |= {"default": SUPPRESS, "help": f"{option.meaning}{choices}{note}".replace("%", "%%")}
         self.add_argument(flag(option.name), **how)
+
+
+def read_value(option: Option, text: str):
+    """The value of a setting that a text stands for; ValueError if it is of another type."""
+    if text == "none" and option.optional:
+        return None
+    if option.kind is LLaDA:
+        return text  # where it is: `open_model` loads it
+    return text == "true" if option.kind is bool else option.kind(text)
 
 
 def flag(name: str) -> str:
@@ -168,8 +165,12 @@ def guide_for(strategy: str) -> Path | None:
 
 def has_weights(strategy: str) -> bool:
     """Whether all that a strategy is meant for is embedded."""
-    embedded = are_there(*made_for(strategy), guide_for(strategy))
-    return embedded and (strategy != "learn2pd" or FILTER.is_file())
+    folders = are_there(*made_for(strategy), guide_for(strategy))
+    if strategy != "learn2pd":
+        return folders
+    from strategies.learn2pd import FILTER  # a system's file may be missing
+
+    return folders and FILTER.is_file()
 
 
 def are_there(*folders: Path | None) -> bool:
@@ -297,6 +298,7 @@ def carry_out(parser: Parser, args: Namespace) -> None:
 
 def checked_plan(args, settings: dict, length: int | None = None) -> tuple[Strategy, Settings]:
     """The strategy and the settings of all strategies, checked; a guide has only a name so far."""
+    own_rule.register(args.strategy)
     return plan(args.strategy, settings | dict.fromkeys({"guide"} & set(settings)), length)
 
 
@@ -320,7 +322,7 @@ def single(args: Namespace, settings: dict) -> Callable[[], None]:
     canvas = prepare(model, ids, args.strategy, settings, holes)
 
     def answer() -> None:
-        result = finish(canvas, observe(steps(canvas), canvas, tokenizer))
+        result = finish(canvas, observe(stream(canvas), canvas, tokenizer))
         filled = result.tokens[0, result.prompt_length :].tolist()[: len(holes or ())]
         prompt = tokenizer.decode(ids, skip_special_tokens=False) + "\n" if args.show_prompt else ""
         write(prompt + tokenizer.decode(filled or result.answer()))
@@ -342,13 +344,13 @@ def observer(args: Namespace, strategy: Strategy) -> Callable:
     if watched:
         from lab.watch import watch
 
-    def observe(stream, canvas, tokenizer):
-        declared = options(find_builder(args.strategy)).items()
+    def observe(steps, canvas, tokenizer):
+        declared = options(STRATEGIES[args.strategy]).items()
         own = {name: getattr(args, name, option.default) for name, option in declared}
         if traced:
-            stream = trace(stream, canvas, tokenizer, args.trace, args.strategy, own)
+            steps = trace(steps, canvas, tokenizer, args.trace, args.strategy, own)
         if watched:
-            stream = watch(stream, canvas, tokenizer, own, args.watch, args.explain)
-        return stream
+            steps = watch(steps, canvas, tokenizer, own, args.watch, args.explain)
+        return steps
 
     return observe

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dllm import block_mask
+from lab.save import save_adapter
 from lab.train import Job, Run
-from load_weights import load_config, load_model, save_adapter
+from load_weights import load_config, load_model
 from model import LLaDA, Pass
 from options import require
 
@@ -91,7 +92,7 @@ class Student(nn.Module):
                 setattr(block, name, LoRA(getattr(block, name), s.rank, s.alpha, generator))
 
     def halves(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """{module: (A, B)}, as load_weights.save_adapter takes them."""
+        """{module: (A, B)}, as save_adapter takes them."""
         return {name: (m.lora_A, m.lora_B) for name, m in self.model.named_modules() if isinstance(m, LoRA)}
 
 

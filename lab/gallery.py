@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dllm import prepare, steps
+from dllm import prepare, stream
 from lab import command_line, trace
 from lab.command_line import TINY, encode, use_threads
 from lab.watch import Observer
@@ -36,7 +36,7 @@ def draw_terminal() -> None:
     settings = {"gen_length": 64, "steps": 32}
     canvas = prepare(model, encode(tokenizer, PROMPT), "llada", settings)
     observer = Observer(canvas, tokenizer, {})
-    for step, _ in zip(steps(canvas), range(8)):
+    for step, _ in zip(stream(canvas), range(8)):
         observer.see(step)
     console = Console(
         record=True, width=80, force_terminal=True, color_system="truecolor", file=io.StringIO()

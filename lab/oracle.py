@@ -1,104 +1,75 @@
-"""Models without error: the exact marginals of a small language, behind the interface of the network.
+"""Models without error: the exact marginals of a small language, behind the network's interface.
 
-Every string of the language is enumerated, the equally likely ones that agree with what is written and visible are kept, and each cell's
-marginal is counted among them. Whatever comes out wrong is then the decoder's doing, and a stale cache is stale here, too: it holds the
-tokens that were on the canvas when they were last looked at.
+Every string of the language is enumerated, the equally likely ones that agree with what is written
+and visible are kept, and each cell's marginal is counted among them. Whatever comes out wrong is
+then the decoder's doing, and a stale cache is stale here, too: it holds the tokens that were on the
+canvas when they were last looked at.
 
-    python dllm.py --model oracle:permutation-6 --prompt go --gen-length 6 --block-length 6 --temperature 1
+    python dllm.py --model oracle:permutation-6 --prompt go --gen-length 6 --block-length 6
 
-Letters: N strings of the language, G their length, B batch, Q positions computed, K slots visible, V vocabulary.
+Letters: N strings of the language, G their length, B batch, Q positions computed, R of these with
+logits, K slots visible, V vocabulary.
 """
 
-import copy
 import re
+from collections.abc import Callable, Iterable
 from itertools import permutations, product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from model import Config, LLaDA, Pass
+from model import Cache, Config, LLaDA, Pass
 
 
-def alternate(length: int) -> list[str]:
-    """A and B in turn, starting with either: one written cell decides all."""
-    return ["".join("AB"[(i + first) % 2] for i in range(length)) for first in (0, 1)]
+def balanced(brackets: str) -> bool:
+    while "()" in brackets:
+        brackets = brackets.replace("()", "")
+    return not brackets
 
 
-def permutation(length: int) -> list[str]:
-    """Every symbol once: the more are written together, the surer two of them collide."""
-    return ["".join(order) for order in permutations("ABCDEFG"[:length])]
-
-
-def echo(length: int) -> list[str]:
-    """A name, filler, and the name again: two cells far apart that must agree."""
-    return [name + "." * (length - 2) + name for name in "ABCD"]
-
-
-def bits(length: int) -> list[str]:
-    """Free bits: no cell depends on another, so that nothing written together can be wrong."""
-    return ["".join(string) for string in product("AB", repeat=length)]
-
-
-def brackets(length: int) -> list[str]:
-    """Brackets that match."""
-
-    def balanced(string: str) -> bool:
-        depth = [string[:i].count("(") - string[:i].count(")") for i in range(length + 1)]
-        return min(depth) >= 0 and depth[-1] == 0
-
-    return [string for string in map("".join, product("()", repeat=length)) if balanced(string)]
-
-
-LANGUAGES = {
-    "alternate": (alternate, 12),
-    "permutation": (permutation, 7),
-    "echo": (echo, 12),
-    "bits": (bits, 12),
-    "brackets": (brackets, 12),
+# Name -> the strings of a length, and the greatest length.
+LANGUAGES: dict[str, tuple[Callable[[int], Iterable[str]], int]] = {
+    # A and B in turn, starting with either: one written cell decides all
+    "alternate": (lambda n: [("AB" * n)[first:][:n] for first in (0, 1)], 12),
+    # every symbol once: the more are written together, the surer two of them collide
+    "permutation": (lambda n: map("".join, permutations("ABCDEFG"[:n])), 7),
+    # a name, filler, and the name again: two cells far apart that must agree
+    "echo": (lambda n: [name + "." * (n - 2) + name for name in "ABCD"], 12),
+    # free bits: no cell depends on another, so that nothing written together can be wrong
+    "bits": (lambda n: map("".join, product("AB", repeat=n)), 12),
+    # brackets that match
+    "brackets": (lambda n: filter(balanced, map("".join, product("()", repeat=n))), 12),
 }
 BOS, EOS, MASK = "<bos>", "<eos>", "<mask>"
 
 
-class Memory:
-    """The tokens that each slot held when it was last computed: what a K/V cache is to the network. int64 [B, S].
-
-    An oracle has one layer, and asks as much of every slot.
-    """
+class Memory(Cache):
+    """The cache of an oracle of one layer: the token each slot held when it was last computed."""
 
     def __init__(self, batch: int, slots: int, mask: int):
-        self.tokens, self.demand = torch.full((batch, slots), mask), torch.zeros(1, batch, slots)
-
-    def keep(self, batch: Tensor) -> None:
-        self.tokens, self.demand = self.tokens[batch], self.demand[:, batch]
-
-    def pick(self, batch: Tensor) -> "Memory":
-        other = copy.copy(self)
-        other.keep(batch)
-        return other
+        self.tokens = torch.full((1, batch, slots), mask)  # [layers, B, S]
 
 
 class Oracle:
-    """A language as a model, and as its own tokenizer. The prompt is always one token, and cell i of the string is slot i + 1."""
+    """A language as a model and its tokenizer. The prompt is one token: cell i is slot i + 1."""
 
     device, dtype, indices = torch.device("cpu"), torch.float32, LLaDA.indices
 
     def __init__(self, name: str):
-        """name: language-length, such as permutation-6; ValueError if there is no such language, or none of this length."""
-        match = re.fullmatch(r"(\w+)-(\d+)", name)
-        language, longest = LANGUAGES.get(match[1] if match else "", (None, 0))
-        length = int(match[2]) if match else 0
-        strings = language(length) if language and 2 <= length <= longest else []
+        """name: language-length, such as permutation-6; ValueError if there is no such language."""
+        language, _, length = name.partition("-")
+        strings_of, longest = LANGUAGES.get(language, (None, 0))
+        G = int(length) if re.fullmatch("[0-9]+", length) else 0
+        strings = list(strings_of(G)) if 2 <= G <= longest else []
         if not strings:
             known = ", ".join(f"{other}-2 to -{most}" for other, (_, most) in LANGUAGES.items())
-            raise ValueError(f"no oracle for {name!r}: choose one of {known} (brackets only of even lengths)")
+            raise ValueError(f"no oracle for {name!r}: choose one of {known} (even for brackets)")
         self.names = {"bos_token": BOS}
         self.symbols = [*sorted(set("".join(strings))), BOS, EOS, MASK]
-        self.strings = torch.tensor([[self.symbols.index(c) for c in string] for string in strings])  # [N, G]
+        self.strings = torch.tensor([list(map(self.symbols.index, s)) for s in strings])  # [N, G]
         V = len(self.symbols)
-        self.config = Config(2, 0, 1, 0, V, mask_token_id=V - 1, eos_token_id=V - 2, max_sequence_length=length + 1)
-
-    def new_cache(self, batch: int, slots: int, features: bool = False) -> Memory:
-        return Memory(batch, slots, self.config.mask_token_id)
+        self.config = Config(2, 1, 1, 0, V, V - 1, V - 2, max_sequence_length=G + 1)
 
     def encode_chat(self, messages) -> list[int]:
         return self.encode(BOS)
@@ -106,41 +77,50 @@ class Oracle:
     def encode(self, text: str) -> list[int]:
         symbols = [text] if text == BOS else list(text)
         if unknown := [symbol for symbol in symbols if symbol not in self.symbols]:
-            raise ValueError(f"{unknown[0]!r} is no symbol of this language: {' '.join(self.symbols[:-3])}")
+            known = " ".join(self.symbols[:-3])
+            raise ValueError(f"{unknown[0]!r} is no symbol of this language: {known}")
         return [self.symbols.index(symbol) for symbol in symbols]
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        return "".join(self.symbols[i] for i in ids if not skip_special_tokens or i < len(self.symbols) - 3)
+        special = len(self.symbols) - 3
+        return "".join(self.symbols[i] for i in ids if i < special or not skip_special_tokens)
+
+    def new_cache(self, batch: int, slots: int) -> Memory:
+        return Memory(batch, slots, self.config.mask_token_id)
 
     def __call__(
-        self, ids: Tensor, at: Pass = Pass(), cache: Memory | None = None, start: Tensor | None = None, added: None = None
+        self, ids: Tensor, at: Pass = Pass(), cache: Memory | None = None, start=None, added=None
     ) -> Tensor:
-        """Log marginals [B, R, V] of `at.rows` among `at.query`, given the tokens in the visible slots; arguments as for LLaDA.forward.
+        """Log marginals [B, R, V] of `at.rows` among `at.query`, given the tokens in visible slots.
 
-        There is nothing to measure, one layer, which is never computed in part nor skipped, and no embedding to add anything to.
+        Arguments as for LLaDA.forward; there are no layers to skip, nor embeddings to add to.
         """
-        visible, own = at.visible, at.own
         query = self.indices(slice(0, ids.shape[1]) if at.query is None else at.query)  # [Q]
         slots, seen = query, ids
         if cache is not None:
-            cache.tokens[:, query] = ids if own is None else torch.where(own, ids, cache.tokens[:, query])
-            slots = self.indices(slice(0, cache.tokens.shape[1]) if visible is None else visible)  # [K], or [1, B, K]
-            slots = slots if slots.dim() == 1 else slots[0]
-            seen = cache.tokens.gather(1, slots.expand(len(ids), -1))  # [B, K]
-        cells = self.strings.T[(slots - 1).clamp(min=0)]  # [K, N], or [B, K, N]
-        agrees = (seen[..., None] == cells) | (seen[..., None] == self.config.mask_token_id) | (slots == 0)[..., None]  # [B, K, N]
-        sees = torch.ones(len(query), slots.shape[-1], dtype=torch.bool) if at.mask is None else at.mask
-        possible = torch.stack([agrees[:, allowed].all(1) for allowed in sees[at.rows]], dim=1)  # [B, R, N]
-        possible |= ~possible.any(-1, keepdim=True)  # nothing agrees: an earlier step has left the language, and all strings are as good
+            tokens = cache.tokens[0]
+            new = ids if at.own is None else torch.where(at.own, ids, tokens[:, query])
+            tokens[:, query] = new
+            every = slice(0, tokens.shape[1])
+            slots = self.indices(every if at.visible is None else at.visible)  # [K]
+            seen = tokens[:, slots]  # [B, K]
+        cells = self.strings.T[(slots - 1).clamp(min=0)]  # [K, N]
+        free = (seen == self.config.mask_token_id) | (slots == 0)  # [B, K]
+        agrees = (seen[..., None] == cells) | free[..., None]  # [B, K, N]
+        sees = torch.ones(len(query), len(slots), dtype=torch.bool) if at.mask is None else at.mask
+        possible = torch.stack([agrees[:, own].all(1) for own in sees[at.rows]], dim=1)  # [B, R, N]
+        # Where nothing agrees an earlier step has left the language, and all strings are as good.
+        possible |= ~possible.any(-1, keepdim=True)
         wanted = self.strings.T[(query[at.rows] - 1).clamp(min=0)]  # [R, N]
-        symbol = torch.nn.functional.one_hot(wanted, len(self.symbols)).float()  # [R, N, V]
-        return torch.einsum("brn,rnv->brv", possible.float(), symbol).div(possible.sum(-1, keepdim=True)).log()
+        symbol = F.one_hot(wanted, len(self.symbols)).float()  # [R, N, V]
+        counts = torch.einsum("brn,rnv->brv", possible.float(), symbol)
+        return counts.div(possible.sum(-1, keepdim=True)).log()
 
     def contains(self, answers: Tensor) -> Tensor:
         """Which answers int64 [B, G] are strings of the language, bool [B]."""
         return (answers[:, None] == self.strings).all(-1).any(-1)
 
     def one_step_validity(self) -> float:
-        """The probability that cells drawn independently from their marginals make a string: what one forward for everything gives."""
-        marginals = (self.strings[..., None] == torch.arange(len(self.symbols))).double().mean(0)  # [G, V]
+        """The probability that cells drawn from their marginals make a string: that of one step."""
+        marginals = F.one_hot(self.strings, len(self.symbols)).double().mean(0)  # [G, V]
         return marginals.gather(1, self.strings.T).prod(0).sum().item()

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from model import LLaDA
-from options import require
+from strategies import require
 
 
 def processes() -> int:

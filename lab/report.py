@@ -1,11 +1,13 @@
-"""How measurements are shown: aligned tables that are Markdown too, what they ran on, and pages of results, which re-measure themselves.
+"""How measurements are shown: Markdown tables that line up, and pages that measure themselves anew.
 
-Left out on purpose: a database of results. A table in docs/ stands under the command that made it, and
-`python -m lab.bench results` runs these commands again and writes what they print in their place.
+Left out on purpose: a database of results. A table in docs/ stands under the command that made it,
+and `python -m lab.bench results` runs these commands again and writes what they print in their
+place.
 """
 
 import contextlib
 import io
+import math
 import os
 import platform
 import re
@@ -16,42 +18,44 @@ from pathlib import Path
 
 import torch
 
-from model import LLaDA
+MEASURED = re.compile(
+    r"(?ms)^    python -m lab\.bench ([^\n]+)\n\n<!-- measured -->\n(.*?)<!-- end -->$"
+)
 
-MEASURED = re.compile(r"^    python -m lab\.bench ([^\n]+)\n\n<!-- measured -->\n(.*?)<!-- end -->$", re.MULTILINE | re.DOTALL)
 
-
-def table(header: list[str], rows: list[list[str]]) -> str:
+def table(rows: list[dict[str, str | float]]) -> str:
     """A Markdown table whose columns line up: the first to the left, figures to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows)]
-
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(cells, widths))) + " |"
-
-    rule = "|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|"
-    return "\n".join([line(header), rule, *map(line, rows)])
-
-
-def about(model: LLaDA) -> str:
-    return ran_on(model.device, model.dtype)
+    texts = [list(rows[0]), *([short(cell) for cell in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts)]
+    texts.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    lines = []
+    for first, *figures in texts:
+        cells = [first.ljust(widths[0]), *map(str.rjust, figures, widths[1:])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
-def ran_on(device: torch.device, dtype: torch.dtype) -> str:
+def short(value: str | float) -> str:
+    """A fraction with three digits, or all before the point; anything else as it is."""
+    if not isinstance(value, float) or value <= 0:
+        return str(value)
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
+
+
+def about(device: torch.device, dtype: torch.dtype) -> str:
     """What a measurement there, in this dtype, ran on, in one line."""
-    if device.type == "cuda":
-        where = torch.cuda.get_device_name(device)
-    else:
-        threads = torch.get_num_threads()
-        where = f"{processor()}, {threads} thread{'s' * (threads > 1)}"
-    return f"torch {torch.__version__}, Python {platform.python_version()}, {where}, {str(dtype).removeprefix('torch.')}"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{versions}, {where}, {str(dtype).removeprefix('torch.')}"
 
 
 def processor() -> str:
-    """The processor's name where the system tells it (Linux does in a file), else its kind."""
+    """The processor's name where the system tells it (Linux does in a file), and the threads."""
+    name, threads = platform.processor() or platform.machine(), torch.get_num_threads()
     with contextlib.suppress(OSError):
-        if name := re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
-            return f"{name[1]} ({platform.machine()})"
-    return platform.processor() or platform.machine()
+        told = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        name = f"{told[1]} ({platform.machine()})" if told else name
+    return f"{name}, {threads} thread{'s' * (threads > 1)}"
 
 
 def replace_file(file: Path, text: str) -> None:
@@ -62,15 +66,16 @@ def replace_file(file: Path, text: str) -> None:
 
 
 def remeasure(files: list[Path], only: str, run: Callable[[list[str]], None]) -> None:
-    """Run the commands of these pages again whose text holds `only`, and put what they print under them, one table at a time."""
-    commands = [(file, command) for file in files for command, _ in MEASURED.findall(file.read_text(encoding="utf-8")) if only in command]
+    """Run the commands of these pages again that hold `only`, and put there what they print."""
+    pages = {file: MEASURED.findall(file.read_text(encoding="utf-8")) for file in files}
+    commands = [(file, command) for file in files for command, _ in pages[file] if only in command]
     if not commands:
-        raise ValueError(f"{' and '.join(map(str, files))}: no command with {only!r} that is followed by <!-- measured -->")
+        names = " and ".join(map(str, files))
+        raise ValueError(f"{names}: no command with {only!r} that is followed by <!-- measured -->")
     for file, command in commands:
         print(f"python -m lab.bench {command}", file=sys.stderr)
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
             run(shlex.split(command))
-        page = file.read_text(encoding="utf-8")  # anew: another process may have re-measured another table of it
+        page = file.read_text(encoding="utf-8")  # anew: another process may have changed it
         old = next(match for match in MEASURED.finditer(page) if match[1] == command)
         replace_file(file, page[: old.start(2)] + printed.getvalue() + page[old.end(2) :])

@@ -11,7 +11,6 @@ Letters: as in dllm.py.
 """
 
 import json
-import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,9 +20,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dllm import Canvas, Step, traits
+from dllm import Canvas, Step
 from lab.command_line import Parser
 from lab.files import json_object, read_bytes
+from lab.report import replace_file
+from strategies import trait
 
 FORMAT, VERSION = "dllm-trace", 1
 # the fields of both kinds of records
@@ -36,7 +37,7 @@ EMPTY = '<script type="application/json" id="traces">[]</script>'  # where the p
 
 
 def trace(
-    stream: Iterator[Step], s: Canvas, tokenizer, path: str, strategy: str = "", own=None, row=0
+    steps: Iterator[Step], s: Canvas, tokenizer, path: str, strategy: str = "", own=None, row=0
 ) -> Iterator[Step]:
     """Pass on the steps of canvas `s` and record what they do to one row, as the suffix says.
 
@@ -48,7 +49,7 @@ def trace(
     try:
         with writer(path) as write:
             write(recorder.header(strategy, own or {}))
-            for step in stream:
+            for step in steps:
                 if row in step.window.live:
                     write(recorder.forward(step))
                 yield step
@@ -83,7 +84,7 @@ class Recorder:
         s, P = self.s, self.s.prompt_length
         prompt, answer = self.canvas[:P], enumerate(self.canvas[P:], start=P)
         given = [[slot, token] for slot, token in answer if token != s.mask_id]
-        exact = traits(s.strategy.view).exact
+        exact = trait(s.strategy.view, "settled") == 0
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -211,13 +212,7 @@ def write_page(path: str, traces: list[list[dict]]) -> None:
     """Put traces into a copy of the viewer, which needs nothing else: the whole page, or none."""
     data = compact(traces).replace("<", "\\u003c")  # nothing in it can end the script element
     page = VIEWER.read_text(encoding="utf-8").replace(EMPTY, EMPTY.replace("[]", data))
-    temporary = Path(path + ".part")
-    try:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_file(Path(path), page)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -41,9 +41,9 @@ from tqdm import tqdm
 
 from lab import bench
 from lab.command_line import Parser
+from lab.save import save_model
 from lab.tasks import Random, problems
 from lab.tokenizer import ROUND, build, chat, save_tokenizer
-from load_weights import save_model
 from model import Config, LLaDA, Pass
 from options import options, require
 

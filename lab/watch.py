@@ -29,7 +29,7 @@ FAINT = Style(dim=True)
 
 
 def watch(
-    stream: Iterator[Step], s: Canvas, tokenizer, own: dict, seconds: float | None, explain: bool
+    steps: Iterator[Step], s: Canvas, tokenizer, own: dict, seconds: float | None, explain: bool
 ) -> Iterator[Step]:
     """Pass on the steps of canvas `s`, and show what they do to the first row.
 
@@ -41,7 +41,7 @@ def watch(
     sentences: list[str] = []
     # a screen of its own survives a change of the window's size; Live draws it four times a second
     with Live(console=console, screen=True) if redraws else nullcontext() as live:
-        for step in stream:
+        for step in steps:
             if observer.see(step):
                 sentences += [observer.sentence()] * explain
                 if live:
@@ -97,7 +97,7 @@ class Observer:
             parts.append(f"took back {len(record['unwrites'])}")
         first, last = record["blocks"][0] + 1, record["blocks"][1]
         blocks = f"block {first}" if first == last else f"blocks {first} to {last}"
-        rows = self.live * (2 if self.s.settings.cfg_scale else 1) * len(self.ids)
+        rows = self.live * self.s.passes * len(self.ids)
         return f"{', '.join(parts)}; {blocks}, rows {record['rows']} of {rows}"
 
     def passing(self) -> str:

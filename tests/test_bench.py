@@ -23,7 +23,7 @@ def test_oracle_compares_every_rule_with_theory(capsys):
     "arguments, message",
     [
         ([], "the following arguments are required: command"),
-        (["oracle", "--limit", "0"], "limit is 0, expected at least 1"),
+        (["oracle", "--limit", "0"], "argument --limit: '0' is not a whole number of at least 1"),
         (["compare", "--device", "warp"], "unknown device 'warp'"),
         (["oracle", "--length", "9"], "no oracle for 'permutation-9'"),
     ],

@@ -1,6 +1,7 @@
 """Comparisons count what they say, on the same problems for all, and a page of results re-measures itself."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -20,23 +21,31 @@ def table(text: str, number: int = 0) -> dict[str, list[str]]:
 
 def test_a_score_is_the_mean_over_problems_with_its_interval():
     """Would catch a wrong interval, means over batches instead of problems, and speed counted over padding."""
-    score = compare.Score(right=8, problems=10, tokens=200, forwards=100, rows=5000, seconds=4.0)
-    figures = score.figures(compare.Score(problems=10, tokens=200, forwards=640, rows=9000, seconds=20.0))
+    sums = Counter(right=8, problems=10, tokens=200, forwards=100, rows=5000, seconds=4.0)
+    figures = compare.figures(sums, Counter(problems=10, tokens=200, forwards=640, rows=9000, seconds=20.0))
     assert figures["accuracy"] == 0.8 and figures["forwards"] == 10 and figures["rows"] == 500
     assert figures["low"] == pytest.approx(0.490, abs=5e-4) and figures["high"] == pytest.approx(0.943, abs=5e-4)  # Wilson, 8 of 10
     assert figures["tokens_per_forward"] == 2 and figures["tokens_per_second"] == 50 and figures["speed_up"] == 5
 
 
-def test_every_strategy_is_compared_on_the_same_problems(capsys):
-    """Would catch a strategy that is left out, rows that are counted per batch, and tasks that are not added up."""
+def test_every_strategy_that_has_its_weights_is_compared():
+    """Would catch a strategy that is left out. That each decodes is seen where the documents' commands run."""
     ready = [name for name in STRATEGIES if command_line.has_weights(name)]
-    bench.main(["compare", "--limit", "2", "--task", "add,compare", "--gen-length", "32", "--batch-size", "2", "--json"])
+    assert bench.command_line().parse_args(["compare"]).strategies.split(",") == ready
+    assert [compare.contender(name).strategy for name in ready] == ready
+
+
+def test_tasks_are_added_up_on_the_same_problems(capsys):
+    """Would catch rows that are counted per batch, tasks that are not added up, and a speed-up over something else."""
+    names = ["llada", "fast-dllm"]
+    bench.main(["compare", "--strategies", ",".join(names), "--limit", "2", "--task", "add,compare", "--gen-length", "32", "--batch-size", "2", "--json"])
     found = json.loads(capsys.readouterr().out)["figures"]
-    assert set(found) == {"add", "compare", "all"} and all(list(figures) == ready for figures in found.values())
-    assert found["add"]["llada"]["forwards"] == 32 and found["add"]["llada"]["speed_up"] == 1
-    assert found["add"]["llada"]["rows"] > found["add"]["fast-dllm"]["rows"]
-    for name in ready:
-        assert found["all"][name]["accuracy"] == (found["add"][name]["accuracy"] + found["compare"][name]["accuracy"]) / 2
+    assert set(found) == {"add", "compare", "all"} and all(list(figures) == names for figures in found.values())
+    assert found["add"]["llada"]["forwards"] == 32 and found["add"]["llada"]["speed_up"] == 1 < found["all"]["fast-dllm"]["speed_up"]
+    assert 32 * (32 + 64) > found["add"]["llada"]["rows"] > 32 * 32  # forwards times canvas, of a prompt of up to 64
+    for name in names:
+        for figure in ("accuracy", "rows", "forwards"):
+            assert found["all"][name][figure] == (found["add"][name][figure] + found["compare"][name][figure]) / 2
 
 
 def test_a_guided_strategy_gets_the_embedded_guide(capsys, monkeypatch):
@@ -46,7 +55,7 @@ def test_a_guided_strategy_gets_the_embedded_guide(capsys, monkeypatch):
     assert float(table(capsys.readouterr().out)["guided:top=2000"][2]) <= 4  # forwards
     with pytest.raises(SystemExit):
         bench.main(["compare", *ONE, "--strategies", "guided:guide=weights/tiny"])
-    assert "is no setting=value of guided" in capsys.readouterr().err
+    assert "guide is 'weights/tiny', expected a value of type LLaDA" in capsys.readouterr().err
 
 
 def test_a_batch_changes_no_count(capsys):
@@ -91,7 +100,7 @@ def test_the_plot_shows_every_contender(capsys, tmp_path):
 
 def test_delayed_decoding_counts_tokens_that_are_already_chosen(capsys):
     """Would catch a comparison with the wrong forward: a running total is not known at once, and nearly all of it in the last steps."""
-    bench.main(["delayed", "--limit", "4", "--task", "total", "--gen-length", "64"])
+    bench.main(["delayed", "--limit", "4", "--task", "total", "--gen-length", "64", "--batch-size", "4"])
     rows = table(capsys.readouterr().out)
     shares = [float(rows[step][1].rstrip("%")) for step in ("0%", "10%", "25%", "50%", "75%")]
     assert shares[0] + 5 < shares[-1] < 100
@@ -116,15 +125,16 @@ def test_a_page_measures_itself_anew(tmp_path):
     "arguments, message",
     [
         (["--strategies", "warp"], "unknown strategy 'warp': choose one of llada"),
-        (["--strategies", "llada:threshold=1"], "'threshold=1' in 'llada:threshold=1' is no setting=value of llada"),
-        (["--strategies", "fast-dllm:threshold=much"], "threshold is 'much' in 'fast-dllm:threshold=much', expected a value of type float"),
-        (["--strategies", "fast-dllm:threshold"], "is no setting=value"),
+        (["--strategies", "llada:threshold=1"], "strategy llada has no setting threshold: that is a setting of fast-dllm"),
+        (["--strategies", "fast-dllm:threshold=much"], "threshold is 'much', expected a value of type float"),
+        (["--strategies", "fast-dllm:threshold"], "threshold is '', expected a value of type float"),
+        (["--strategies", "greedy-oracle:tau=1"], "strategy fast-dllm has no setting tau"),
         (["--strategies", "fast-dllm:cache=triple"], "cache is 'triple', expected one of none, prefix, dual"),
         (["--gen-length", "33"], "gen_length 33 is not a multiple of block_length 32: the nearest is 32"),
-        (["--task", "chess"], "unknown task 'chess': choose stories, or of one-step"),
+        (["--task", "chess"], "task is 'chess', expected stories, or of one-step"),
         (["--model", "./nowhere"], "no checkpoint at ./nowhere"),
-        (["--plot", "plot.exe"], "--plot is 'plot.exe', expected a name that ends in .png or .svg"),
-        (["--plot", "no/such/folder.png"], "there is no folder no/such"),
+        (["--plot", "plot.exe"], "plot is 'plot.exe', expected a name that ends in .png or .svg"),
+        (["--plot", "no/such/folder.png"], "expected a file in a folder"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, message):

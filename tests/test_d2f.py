@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import load_weights
-from lab import command_line, d2f, train
+from lab import command_line, d2f, save, train
 from lab.train import Batch
 from model import Pass
 
@@ -121,7 +121,7 @@ def test_it_is_a_job_of_lab_train_that_leaves_an_adapter(tmp_path, capsys):
 def test_the_saved_adapter_is_merged_to_the_student(saved, student, tmp_path):
     """Would catch names, scale or orientation that --adapter reads differently from how they were trained."""
     learn(student, d2f.Settings(teacher=str(saved), **SETTINGS), steps=3)
-    load_weights.save_adapter(student.halves(), 8.0, tmp_path / "adapter")
+    save.save_adapter(student.halves(), 8.0, tmp_path / "adapter")
     assert {file.name for file in (tmp_path / "adapter").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     merged = load_weights.load_model(saved, adapter=tmp_path / "adapter", device="cpu")
     ids = torch.tensor([random_prompt(0, 12)])

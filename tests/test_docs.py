@@ -12,7 +12,7 @@ import pytest
 from conftest import random_filter
 
 import dllm
-from lab import attention, bench, calibrate, command_line, gallery, trace
+from lab import bench, calibrate, command_line, gallery, trace
 from options import options
 
 ROOT = Path(__file__).parent.parent
@@ -116,11 +116,9 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
     if words[1] == "dllm.py":
         command_line.main(words[2:])
     elif words[1:3] == ["-m", "lab.bench"]:
-        small = {"oracle": ["--limit", "20"], "grow": ["--gen-lengths", "64", "--prompt-lengths", "8,16", "--rounds", "1"]}
+        small = {"oracle": ["--limit", "20"]}
         small["speed"] = ["--shapes", "tiny", "--caches", "dual", "--batch", "1", "--rounds", "1", "--dtype", "float32"]
-        small["attention"] = ["--shape", "tiny", "--batch", "1", "--rows", "4", "--slots", "8", "--rounds", "1"]
-        monkeypatch.delitem(attention.KERNELS, "flex")  # which is compiled for each line
-        small["compare"] = small["delayed"] = ["--limit", "1", "--gen-length", "128", "--task", "add"]
+        small["compare"] = small["delayed"] = ["--limit", "1", "--gen-length", "32", "--task", "add"]
         if words[3] == "results":
             return  # which tests/test_compare.py runs
         bench.main([word for word in words[3:] if word != "--compile"] + small[words[3]])

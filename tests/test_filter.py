@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import MASK, random_filter, random_model, random_prompt
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from test_dllm import CACHES, GREEDY, LENGTHS, answers, committed, run, same, seeds
@@ -12,7 +12,8 @@ import dllm
 import related
 from dllm import Scores, Strategy, decode
 from lab import command_line, compare, filter, train
-from load_weights import FILTER_PARTS, load_filter, save_filter
+from lab.save import save_filter
+from load_weights import FILTER_PARTS, load_filter
 
 FILTER = random_filter(8)
 
@@ -32,6 +33,7 @@ def test_the_rule_is_two_layers_on_the_confidences_of_a_block():
     assert committed(related.learned(parts, bias(1.0) - 1e-4), confidence=odds, masked=[2, 3]) == [2]  # cell 5 is written now
 
 
+@settings(max_examples=8)
 @given(seeds, st.sampled_from(CACHES), st.sampled_from([1.0, 1.5]))
 def test_a_tau_of_one_commits_one_token_a_forward(seed, cache, tau):
     """Would catch a rule that accepts what is as sure as tau: a sigmoid is 1.0 in float32 long before it is in truth."""
@@ -51,6 +53,7 @@ def test_a_filter_differs_from_a_threshold():
     assert sum(a.nfe != b.nfe for a, b in zip(runs, others)) >= 3
 
 
+@settings(max_examples=4)
 @given(seeds)
 def test_it_works_in_a_pipeline_and_with_drafts(seed):
     """Would catch a filter that is called for several blocks at once, and logits that drafts change."""
@@ -70,13 +73,14 @@ def test_it_works_in_a_pipeline_and_with_drafts(seed):
 # --- the greedy oracle
 
 
+@settings(max_examples=8)
 @given(seeds, st.sampled_from(CACHES), st.sampled_from(["fill", "stop"]))
 def test_the_greedy_oracle_is_exact(seed, cache, eos):
     """Would catch a fallback that writes what is wrong, and a reference that is read at the wrong slot of a padded row."""
     prompts = [random_prompt(seed, 7), random_prompt(seed + 1, 4)]
-    model, settings = random_model(seed), LENGTHS | {"cache": cache, "threshold": None, "eos": eos}
-    plain = dllm.generate(model, prompts, "fast-dllm", **settings)
-    known = compare.greedy_oracle(model, prompts, "fast-dllm", **settings)
+    model, own = random_model(seed), LENGTHS | {"cache": cache, "threshold": None, "eos": eos}
+    plain = dllm.generate(model, prompts, "fast-dllm", **own)
+    known = compare.greedy_oracle(model, prompts, "fast-dllm", **own)
     assert known.tokens.equal(plain.tokens)
     assert all(a <= b for a, b in zip(known.forwards, plain.forwards))
 
@@ -116,8 +120,6 @@ def test_the_bench_takes_the_oracle_for_a_contender():
     assert (oracle.strategy, oracle.label) == ("fast-dllm", "greedy-oracle:cache=dual")
     assert oracle.settings == {"threshold": None, "cache": "dual"} and oracle.generate is compare.greedy_oracle
     assert compare.sweep(oracle, 64) == [oracle]
-    with pytest.raises(ValueError, match="no setting=value"):
-        compare.contender("greedy-oracle:tau=1")
 
 
 # --- its training
@@ -134,6 +136,7 @@ def test_pairs_are_what_the_oracle_came_across():
     assert confidence.min() > 0 and confidence[masked > 0].quantile(0.1) < 0.5 < confidence[masked > 0].quantile(0.9)
     written = [int(((m > 0) & (r > 0)).sum()) or 1 for m, r in zip(masked, right)]
     assert sum(written) == 2 * 24  # each forward writes what is right, or one token
+    assert not ((masked > 0) & (right > 0)).any(-1).all()  # and so it does not say what was written
 
 
 def pairs_of(accept, n: int = 400) -> torch.Tensor:
@@ -225,7 +228,7 @@ def test_a_file_that_is_no_filter_is_refused_in_one_line(tmp_path, capsys):
 
 def test_without_its_filter_the_strategy_is_not_ready(monkeypatch, tmp_path):
     """Would catch a default comparison that stops at a filter that was never trained."""
-    monkeypatch.setattr(command_line, "FILTER", tmp_path / "none")
+    monkeypatch.setattr("strategies.learn2pd.FILTER", tmp_path / "none")
     assert not command_line.has_weights("learn2pd") and command_line.has_weights("llada")
     save_filter(load_filter(FILTER), tmp_path / "none")
     assert command_line.has_weights("learn2pd")

@@ -1,6 +1,4 @@
-"""Scores against their definitions in float64, compiled against eager, and sampling against its distribution."""
-
-import shutil
+"""Scores against their definitions in float64, and sampling against its distribution."""
 
 import pytest
 import torch
@@ -73,30 +71,3 @@ def test_the_same_seed_draws_the_same_noise():
     logits = spread(0, 2, 3, 7)
     one, two, other = (kernels.gumbel(logits, 1.0, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert one.equal(two) and not one.equal(other)
-
-
-@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_compiled_scores_equal_eager_ones(capsys):
-    """Would catch a fusion that changes the result, and a silent fall back to eager."""
-    fast = kernels.compiled(torch.device("cpu"))
-    assert fast is not kernels.score and capsys.readouterr().err == ""
-    for shape in [(2, 8, 40), (3, 4, 57)]:
-        logits = spread(1, *shape)
-        logits[..., 3] = -torch.inf
-        noise = kernels.gumbel(logits, 1.0, torch.Generator().manual_seed(0))
-        for compiled, eager in zip((*fast(logits), *fast(logits, noise)), (*kernels.score(logits), *kernels.score(logits, noise))):
-            torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-6)
-
-
-def test_without_a_compiler_it_says_so_once_and_stays_eager(monkeypatch, capsys):
-    """Would catch a crash, or silence, on a machine that cannot compile."""
-
-    def broken(function, **options):
-        def call(*arguments):
-            raise RuntimeError("No working C++ compiler found\nand a long trace")
-
-        return call
-
-    monkeypatch.setattr(torch, "compile", broken)
-    assert kernels.compiled(torch.device("cpu")) is kernels.score
-    assert capsys.readouterr().err == "torch.compile is not available here, staying eager: No working C++ compiler found\n"

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 import load_weights
 from lab import command_line
-from load_weights import PREFIX, load_config, load_model, load_tokenizer, save_model
+from lab.save import save_adapter, save_model
+from load_weights import PREFIX, load_config, load_model, load_tokenizer
 from model import Int8Linear, Linear
 
 
@@ -124,7 +125,7 @@ def test_int8_is_of_the_merged_weights(saved, tmp_path):
     """Would catch an adapter that is added to what has been rounded, or is left out."""
     model = random_model(0)
     halves = {"blocks.0.q_proj": (torch.randn(2, 32), torch.randn(32, 2))}
-    load_weights.save_adapter(halves, 2.0, tmp_path / "lora")
+    save_adapter(halves, 2.0, tmp_path / "lora")
     merged = load_model(saved, tmp_path / "lora", device="cpu")
     model = load_model(saved, tmp_path / "lora", device="cpu", int8=True)
     assert torch.equal(model.blocks[0].q_proj.weight, Int8Linear(merged.blocks[0].q_proj.weight).weight)

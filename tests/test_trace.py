@@ -12,13 +12,13 @@ import torch
 from conftest import EOS, MASK, random_filter, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
+from shared import DRAFTING, GUIDED, LENGTHS, REVISING, SEARCHING, one_canvas, seeds
 from test_command_line import SHORT, run
-from test_dllm import DRAFTING, GUIDED, LENGTHS, REVISING, SEARCHING, one_canvas, seeds
 
 import dllm
 from lab import command_line
 from lab import trace as traces
-from options import options
+from strategies import STRATEGIES, options
 
 
 class Letters:
@@ -44,7 +44,7 @@ def test_a_trace_replays_to_the_tokens_of_the_run(tmp_path_factory, seed, case, 
     canvas = dllm.prepare(random_model(seed), prompts, strategy, settings)
     plain = dllm.generate(random_model(seed), prompts, strategy, **settings)
     path = tmp_path_factory.mktemp("traces") / "run.jsonl"
-    result = dllm.finish(canvas, traces.trace(dllm.steps(canvas), canvas, Letters(), str(path), strategy, row=row))
+    result = dllm.finish(canvas, traces.trace(dllm.stream(canvas), canvas, Letters(), str(path), strategy, row=row))
     records = traces.read(path)
     assert result.tokens.equal(plain.tokens) and (result.nfe, result.rows, result.forwards) == (plain.nfe, plain.rows, plain.forwards)
     assert list(traces.replay(records))[-1] == plain.tokens[row].tolist()
@@ -59,12 +59,12 @@ def test_a_record_says_what_the_step_said(tmp_path_factory, seed, case):
     path = tmp_path_factory.mktemp("traces") / "run.jsonl"
     canvas = dllm.prepare(random_model(seed), random_prompt(seed, 7), strategy, LENGTHS | settings)
     told: dict[str, str] = {}
-    for step in traces.trace(dllm.steps(canvas), canvas, Letters(), str(path), strategy):
+    for step in traces.trace(dllm.stream(canvas), canvas, Letters(), str(path), strategy):
         header, *_, record = map(json.loads, path.read_text().splitlines())
         told |= header["tokens"] | record["tokens"]
         queried = dllm.LLaDA.indices(canvas.model, step.at.query).tolist()
         assert (record["nfe"], record["rows"]) == (step.nfe, step.rows)
-        assert step.rows % len(queried) == 0 or step.at.renew or strategy in GUIDED
+        assert step.rows % len(queried) == 0 or step.at.cost is not None or strategy in GUIDED
         assert [i for start, end in record["query"] for i in range(start, end)] == queried
         assert record["window"] == [step.window.start, step.window.end]
         assert [c[0] - step.window.start for c in record["candidates"]] == step.candidates[0].nonzero()[:, 0].tolist()
@@ -83,7 +83,7 @@ def test_a_record_says_what_the_step_said(tmp_path_factory, seed, case):
 def take_back(canvas, seed: int):
     """The steps of a canvas, behind each of which a token of the answer may be masked again, or changed: what no strategy does yet."""
     generator = torch.Generator().manual_seed(seed)
-    for step in dllm.steps(canvas):
+    for step in dllm.stream(canvas):
         written = (step.x[0, canvas.prompt_length :] != MASK).nonzero()[:, 0] + canvas.prompt_length
         slot = written[torch.randint(len(written), (), generator=generator)]
         other = torch.randint(EOS, (), generator=generator)
@@ -135,7 +135,7 @@ def test_the_header_says_what_was_run(saved, capsys, tmp_path):
     assert len(forwards) <= 16 and all(record["ms"] > 0 for record in forwards)
 
 
-@pytest.mark.parametrize("strategy", [name for name in dllm.STRATEGIES if name not in SEARCHING])
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name not in SEARCHING])
 def test_looking_changes_no_token_and_no_counter(saved, capsys, tmp_path, strategy):
     """Would catch a flag that costs a forward, a draw of the generator, or a word on stdout."""
     lengths = ["--gen-length", 16] + ["--block-length", 8] * (strategy not in ("ar", *GUIDED)) + ["--guide", saved] * (strategy in GUIDED)
@@ -158,7 +158,7 @@ def test_the_time_of_looking_is_not_the_time_of_decoding():
             yield step
 
     canvas = dllm.prepare(random_model(0), [1, 2, 3], "llada", {"gen_length": 8, "block_length": 8})
-    assert dllm.finish(canvas, slow(dllm.steps(canvas))).seconds < 0.05 * 8
+    assert dllm.finish(canvas, slow(dllm.stream(canvas))).seconds < 0.05 * 8
 
 
 def test_a_killed_run_leaves_whole_lines(saved, tmp_path):
@@ -167,12 +167,12 @@ def test_a_killed_run_leaves_whole_lines(saved, tmp_path):
     code = """if True:
         import os, signal
         from lab import command_line
-        def step_and_die(stream):
-            for step in stream:
+        def step_and_die(steps):
+            for step in steps:
                 yield step
                 if step.nfe == 5: os.kill(os.getpid(), signal.SIGKILL)
-        steps = command_line.steps
-        command_line.steps = lambda canvas: step_and_die(steps(canvas))"""
+        stream = command_line.stream
+        command_line.stream = lambda canvas: step_and_die(stream(canvas))"""
     killed = program.run(["--model", saved, "--prompt", "hello", "--strategy", "llada", "--trace", path, *SHORT], code)
     assert killed == -signal.SIGKILL
     assert path.read_bytes().endswith(b"\n") and len(traces.read(path)) == 1 + 5
@@ -181,7 +181,7 @@ def test_a_killed_run_leaves_whole_lines(saved, tmp_path):
 def test_a_page_appears_only_when_it_is_whole(saved, tmp_path, capsys):
     """Would catch half a page after an interrupted run, and a temporary file that stays."""
     canvas = dllm.prepare(random_model(0), [1, 2, 3], "llada", LENGTHS)
-    stream = traces.trace(dllm.steps(canvas), canvas, Letters(), str(tmp_path / "run.html"))
+    stream = traces.trace(dllm.stream(canvas), canvas, Letters(), str(tmp_path / "run.html"))
     next(stream)
     stream.close()
     assert list(tmp_path.iterdir()) == []
@@ -221,7 +221,7 @@ def test_a_full_disk_is_one_line(saved, tmp_path, capsys):
 @pytest.fixture
 def written(tmp_path) -> Path:
     canvas = dllm.prepare(random_model(0), [1, 2, 3], "llada", LENGTHS)
-    recorded(dllm.steps(canvas), canvas, tmp_path / "run.jsonl")
+    recorded(dllm.stream(canvas), canvas, tmp_path / "run.jsonl")
     return tmp_path / "run.jsonl"
 
 

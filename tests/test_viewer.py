@@ -9,7 +9,7 @@ import re
 import browser as browsers
 import pytest
 from conftest import MASK, random_model, random_prompt
-from test_dllm import LENGTHS
+from shared import LENGTHS
 from test_trace import Letters
 
 import dllm
@@ -64,7 +64,7 @@ def a_run(tmp_path, strategy="fast-dllm", tokenizer=Letters, prompt=7, lengths=L
     model = random_model(0, max_sequence_length=2048)
     canvas = dllm.prepare(model, random_prompt(0, prompt), strategy, lengths | settings, template)
     path = tmp_path / f"{strategy}.jsonl"
-    for _ in traces.trace(dllm.steps(canvas), canvas, tokenizer(), str(path), strategy, settings):
+    for _ in traces.trace(dllm.stream(canvas), canvas, tokenizer(), str(path), strategy, settings):
         pass
     return traces.read(path)
 

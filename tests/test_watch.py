@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
+from shared import DRAFTING, GUIDED, LENGTHS, one_canvas, seeds
 from test_command_line import SHORT, run
-from test_dllm import DRAFTING, GUIDED, LENGTHS, one_canvas, seeds
 
 import dllm
 from lab import watch
-from options import options
+from strategies import STRATEGIES, options
 
 ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"  # a terminal's second screen
 
@@ -43,7 +43,7 @@ def observed(tokenizer, strategy="fast-dllm", seed=0, own=None, **settings):
     """An observer and its steps, over a random model."""
     canvas = dllm.prepare(random_model(seed), random_prompt(seed, 7), strategy, LENGTHS | settings)
     observer = watch.Observer(canvas, tokenizer, own or {})
-    for step in dllm.steps(canvas):
+    for step in dllm.stream(canvas):
         observer.see(step)
         yield observer, step
 
@@ -138,7 +138,7 @@ def test_a_long_answer_follows_the_open_block():
 def test_the_sentence_agrees_with_the_step(seed, case):
     """Would catch numbers that are another step's, or counted otherwise than the rule counts."""
     strategy, settings = case
-    own = {k: v for k, v in settings.items() if k in options(dllm.STRATEGIES[strategy])}
+    own = {k: v for k, v in settings.items() if k in options(STRATEGIES[strategy])}
     for observer, step in observed(Words("x"), strategy, seed, own, **settings):
         sentence = observer.sentence()
         assert sentence.startswith(f"step {step.nfe}: ") and f"committed {int((step.commit & step.candidates).sum())} (" in sentence

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,9 @@ def outcome(program: str, arguments: list[str]) -> tuple[str, str, int]:
             MAIN[program](arguments)
         except SystemExit as exit:
             code = exit.code
+        except Exception:  # of one command: the others have their say, too
+            traceback.print_exc()
+            code = 1
     return out.getvalue(), err.getvalue(), code
 
 

@@ -7,16 +7,25 @@ import torch
 from conftest import EOS, MASK, VOCABULARY, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
-from test_dllm import LENGTHS, answers, run, same, seeds
+from shared import LENGTHS, answers, rules, run, same, seeds
 
-import dllm
-import related
-from dllm import Strategy, decode
+from dllm import decode, generate
 from lab.oracle import Memory
 from model import LLaDA, Pass
-from related import Reader
+from strategies import STRATEGIES, Strategy, build
+from strategies.fast_dllm import cached, threshold_rule
+from strategies.guides import Reader, frontier, left_to_right, trailing
+from strategies.llada import full, serial
 
 ONE = {"block_length": 1}
+
+
+def apd(guide, share: float = 0.7, recompute: int | None = 16, lookahead: int = 100) -> Strategy:
+    return left_to_right(Reader(guide, share, 1, correct=False), recompute, lookahead)
+
+
+def guided(guide, top: int = 5, recompute: int | None = 0, lookahead: int = 32) -> Strategy:
+    return left_to_right(Reader(guide, 0.0, top, correct=True), recompute, lookahead)
 
 
 class Bigram:
@@ -28,7 +37,7 @@ class Bigram:
         self.table = torch.randn(VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 3
         self.table[:, MASK] = -9.0
 
-    def new_cache(self, batch: int, slots: int, features: bool = False):
+    def new_cache(self, batch: int, slots: int):
         return SimpleNamespace(keep=lambda rows: None)
 
     def __call__(self, ids, at, cache=None, start=None):
@@ -44,7 +53,7 @@ class Drafter(Bigram):
         super().__init__(seed)
         self.noise = torch.randn(64, VOCABULARY, generator=torch.Generator().manual_seed(seed + 1)) * error
 
-    def new_cache(self, batch: int, slots: int, features: bool = False) -> Memory:
+    def new_cache(self, batch: int, slots: int) -> Memory:
         return Memory(batch, slots, MASK)
 
     def __call__(self, ids, at, cache=None, start=None, added=None):
@@ -64,11 +73,11 @@ def pair(seed: int, error: float = 1.0, **settings):
     common = {"eos": settings.pop("eos", "stop"), "gen_length": 32}
     guide = Bigram(seed)
     recompute, lookahead = settings.pop("recompute"), settings.pop("lookahead")
-    mine = related.left_to_right(Reader(guide, **settings), recompute, lookahead)
-    return dllm.generate(Drafter(seed, error), random_prompt(seed, 6), mine, **common), guide
+    mine = left_to_right(Reader(guide, **settings), recompute, lookahead)
+    return generate(Drafter(seed, error), random_prompt(seed, 6), mine, **common), guide
 
 
-def chain(guide: Bigram, prompt: list[int], length: int) -> list[int]:
+def alone(guide: Bigram, prompt: list[int], length: int) -> list[int]:
     """What a bigram writes greedily, to its EOS and with EOS behind it."""
     text = list(prompt)
     while len(text) < len(prompt) + length:
@@ -108,9 +117,9 @@ def test_they_are_their_algorithms_written_out(seed, case, lookahead):
     share, top, correct = (value, 1, False) if name == "apd" else (0.0, value, True)
     model, guide = random_model(seed), random_model(seed + 1)
     expected = written_out(model, guide, prompt, share, top, correct, lookahead, 24)
-    own = {"share": value} if name == "apd" else {"top": value}
     for recompute in (None, 100):
-        result = run(seed, name, prompt, guide=guide, recompute=recompute, lookahead=lookahead, eos="fill", **own, **ONE)
+        mine = (apd if name == "apd" else guided)(guide, value, recompute, lookahead)
+        result = run(seed, mine, prompt, eos="fill", **ONE)
         assert result.tokens[0].tolist() == expected
 
 
@@ -118,8 +127,8 @@ def test_they_are_their_algorithms_written_out(seed, case, lookahead):
 def test_strictly_guided_is_the_guide_alone(seed, recompute, lookahead):
     """Would catch any token that the guide would not have written. The model's cache changes forwards, and no token."""
     guide, prompt = random_model(seed + 1), random_prompt(seed, 6)
-    alone = dllm.generate(guide, prompt, "ar", gen_length=24)
-    drafted = run(seed, "guided", prompt, guide=guide, top=1, recompute=recompute, lookahead=lookahead, **ONE)
+    alone = generate(guide, prompt, "ar", gen_length=24)
+    drafted = run(seed, guided(guide, 1, recompute, lookahead), prompt, **ONE)
     assert drafted.tokens.equal(alone.tokens) and drafted.lengths == alone.lengths
 
 
@@ -127,7 +136,7 @@ def test_strictly_guided_is_the_guide_alone(seed, recompute, lookahead):
 def test_a_guide_that_accepts_much_is_still_the_guide_alone(seed, recompute):
     """Would catch what the test above cannot, with unrelated models that accept next to nothing: an error behind an accepted token."""
     result, guide = pair(seed, recompute=recompute)
-    assert result.tokens[0].tolist() == chain(guide, random_prompt(seed, 6), 32)
+    assert result.tokens[0].tolist() == alone(guide, random_prompt(seed, 6), 32)
 
 
 def test_that_guide_does_accept_much():
@@ -144,7 +153,7 @@ def test_that_guide_does_accept_much():
 def test_apd_with_no_share_of_its_own_keeps_only_its_first_tokens_against_the_guide(seed):
     """Would catch a first token that is not the model's, and others that are not the guide's."""
     prompt, guide = random_prompt(seed, 6), Bigram(seed)
-    mine = related.left_to_right(Reader(guide, 0.0, 1, correct=False), 4, 32)
+    mine = left_to_right(Reader(guide, 0.0, 1, correct=False), 4, 32)
     longest = 0
     for step in decode(Drafter(seed, 1.0), prompt, mine, gen_length=32, eos="fill"):
         cells = step.commit[0].nonzero()[:, 0]
@@ -159,30 +168,34 @@ def test_apd_with_no_share_of_its_own_keeps_only_its_first_tokens_against_the_gu
 @given(seeds, st.sampled_from([1, 5, 24]), st.sampled_from([0.0, 0.7]), st.sampled_from([0, 16, None]))
 def test_who_accepts_everything_writes_the_look_ahead_in_each_step(seed, lookahead, temperature, recompute):
     """Would catch an acceptance under other noise than the draft's, a run that is cut, and a step that writes beyond its look-ahead."""
-    common = {"guide": random_model(seed + 1), "lookahead": lookahead, "recompute": recompute, "temperature": temperature, "eos": "fill"}
-    sure, loose = run(seed, "apd", share=1.0, **common, **ONE), run(seed, "guided", top=VOCABULARY, **common, **ONE)
+    guide, common = random_model(seed + 1), {"temperature": temperature, "eos": "fill", **ONE}
+    sure, loose = (
+        run(seed, mine, **common) for mine in (apd(guide, 1.0, recompute, lookahead), guided(guide, VOCABULARY, recompute, lookahead))
+    )
     assert same(sure, loose) and sure.nfe == 2 * -(-24 // lookahead)
 
 
 @given(seeds)
 def test_a_look_ahead_of_one_writes_one_token_a_step(seed):
     """Would catch a row whose first token is not always accepted."""
-    assert run(seed, "apd", guide=random_model(seed + 1), lookahead=1, eos="fill", **ONE).nfe == 48
+    assert run(seed, apd(random_model(seed + 1), lookahead=1), eos="fill", **ONE).nfe == 48
 
 
 @given(seeds, st.sampled_from([0, 1, 5]))
 def test_one_layer_makes_the_trailing_cache_exact(seed, recompute):
     """Would catch a written token whose keys and values stay those of its mask: in the first layer nothing else can go stale."""
-    common = {"guide": random_model(seed + 1), "layers": 1, "lookahead": 8, "share": 0.8, **ONE}
-    assert same(run(seed, "apd", recompute=recompute, **common), run(seed, "apd", recompute=None, **common))
+    guide = random_model(seed + 1)
+    assert same(*(run(seed, apd(guide, 0.8, each, 8), layers=1, **ONE) for each in (recompute, None)))
 
 
 def test_they_differ_where_they_approximate():
     """Negative controls: the cache of APD goes stale, a wider mixture or a shorter look-ahead writes something else."""
 
+    guide = random_model(9)
+
     def changed(one: dict, other: dict) -> int:
-        common = {"guide": random_model(9), "eos": "fill", **ONE}
-        return sum(not run(seed, "apd", **common | one).tokens.equal(run(seed, "apd", **common | other).tokens) for seed in range(8))
+        runs = [[run(seed, apd(guide, **own), eos="fill", **ONE).tokens for seed in range(8)] for own in (one, other)]
+        return sum(not a.equal(b) for a, b in zip(*runs))
 
     assert changed({"recompute": 0}, {"recompute": None}) >= 4
     assert changed({"share": 0.9}, {"share": 0.5}) >= 4
@@ -191,8 +204,8 @@ def test_they_differ_where_they_approximate():
 
 def test_rows_count_both_models():
     """Would catch a guide that is free, or that reads its prompt anew: prompt 6, one token a step, then look-ahead and what is new."""
-    guided = {"guide": random_model(1), "lookahead": 4, "recompute": 2, "share": 0.0, "eos": "fill"}
-    steps = list(decode(random_model(0), random_prompt(0, 6), "apd", **LENGTHS | ONE | guided))
+    mine = apd(random_model(1), lookahead=4, recompute=2, share=0.0)
+    steps = list(decode(random_model(0), random_prompt(0, 6), mine, eos="fill", **LENGTHS | ONE))
     first, second = steps[:2]
     wrote = int(first.commit.sum())
     assert first.rows == (6 + 4) + (6 + 4 - 1) and second.rows == (2 + wrote + 4) + 4
@@ -200,10 +213,10 @@ def test_rows_count_both_models():
 
 
 def test_a_rule_may_draft_less():
-    """Would catch a guide that judges what was not drafted: with a threshold, the run ends at an unsure token, which the guide may write."""
+    """Would catch a guide that judges what was not drafted: with a threshold, the run ends at an unsure token, which is the guide's."""
     for seed in range(8):
         guide = Reader(random_model(seed + 1), 0.0, VOCABULARY, correct=True)
-        mine = Strategy(dllm.threshold_rule(0.5), related.trailing(0), related.frontier(8), guide=guide, block_length=1)
+        mine = Strategy(threshold_rule(0.5), trailing(0), frontier(8), choose=guide, block_length=1, fixed=True)
         for step in decode(random_model(seed), random_prompt(seed, 6), mine, gen_length=24):
             drafted = step.candidates & ((step.scores.confidence >= 0.5) | step.window.must)
             run = int(drafted[0].int().cumprod(-1).sum())
@@ -211,31 +224,36 @@ def test_a_rule_may_draft_less():
 
 
 def test_what_makes_no_sense_is_refused():
-    """Would catch a guide of other tokens, none at all, one that cannot read so far, and parts without one another."""
+    """Would catch a guide of other tokens, none at all, one that cannot read so far, and blocks of several tokens."""
     model, other = random_model(0), random_model(1, max_sequence_length=20)
-    for settings, message in [
-        ({}, "a guide is needed: a model that predicts the next token"),
-        ({"guide": "weights/tiny-ar"}, "guide is 'weights/tiny-ar', expected a value of type LLaDA"),
-        ({"guide": other}, "together more than the model's 20"),
-        ({"guide": model, "top": 0}, "top is 0, expected at least 1"),
-        ({"guide": model, "lookahead": 0}, "lookahead is 0, expected at least 1"),
-        ({"guide": model, "block_length": 8}, "block_length is 8, expected 1"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            decode(model, [1, 2, 3], "guided", **{"gen_length": 24} | settings)
-    with pytest.raises(ValueError, match="share is 1.5, expected between 0 and 1"):
-        decode(model, [1], "apd", guide=model, share=1.5)
     stranger = random_model(1)
     stranger.config = SimpleNamespace(**vars(stranger.config) | {"vocab_size": 50})
-    with pytest.raises(ValueError, match="the guide's vocab_size is 50, expected 40 as in the model it guides"):
-        decode(model, [1], "guided", guide=stranger)
-    guide, rule = Reader(model, 0.0, 1, True), dllm.threshold_rule(0.0)
-    for view, schedule, judge in (
-        (dllm.full, dllm.serial, guide), (dllm.full, related.frontier(4), None), (related.trailing(0), dllm.serial, None),
+    for mine, settings, message in [
+        (guided(None), {}, "a guide is needed: a model of the next token, of the same vocabulary"),
+        (guided(other), {}, "prompt and answer is 27, expected at most the guide's 20 tokens"),
+        (guided(model), {"block_length": 8}, "block_length is 8, expected 1"),
+        (guided(stranger), {}, "the guide's vocab_size is 50, expected 40 as in the model it guides"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            decode(model, [1, 2, 3], mine, **{"gen_length": 24} | settings)
+
+
+def test_what_cannot_be_combined_is_refused():
+    """Would catch parts that run without one another, and are wrong."""
+    guide, rule = Reader(random_model(0), 0.0, 1, True), threshold_rule(0.0)
+    whole = {"block_length": 1, "fixed": True}
+    Strategy(rule, trailing(0), frontier(4), choose=guide, **whole), Strategy(rule, full, frontier(4), choose=guide, **whole)  # the control
+    for view, schedule, choose, own in (
+        (full, serial, guide, whole), (full, frontier(4), None, whole), (trailing(0), serial, None, whole),
+        (trailing(0), frontier(4), guide, {"block_length": 1}), (trailing(0), frontier(4), guide, {"fixed": True}),
     ):  # fmt: skip
-        with pytest.raises(ValueError, match="a guide needs the frontier schedule, and that schedule and the trailing view need a guide"):
-            Strategy(rule, view, schedule, guide=judge)
-    with pytest.raises(ValueError, match="pipelined blocks need a view without stale slots"):
-        Strategy(rule, dllm.cached("dual"), related.frontier(4), guide=guide)
-    with pytest.raises(ValueError, match="drafts need one block at a time"):
-        Strategy(rule, dllm.full, related.frontier(4), guide=guide, ahead=related.Drafts(related.chain(2)))
+        with pytest.raises(ValueError, match="a guide needs the frontier, and that, like the trailing view, a guide"):
+            Strategy(rule, view, schedule, **own | ({"choose": choose} if choose else {}))
+    with pytest.raises(ValueError, match="pipelined blocks need a view that never asks"):
+        Strategy(rule, cached("dual"), frontier(4), choose=guide, **whole)
+    for forward in [build(name).forward for name in ("credit", "freedave") if name in STRATEGIES]:
+        with pytest.raises(ValueError, match="needs one block at a time"):
+            Strategy(rule, full, frontier(4), choose=guide, forward=forward, **whole)
+    for revising in rules("saber", "editing").values():
+        with pytest.raises(ValueError, match="needs one block at a time"):
+            Strategy(revising, full, frontier(4), choose=guide, **whole)

@@ -1,0 +1,69 @@
+"""Write what load_weights.py reads: LLaDA's checkpoints, PEFT's adapters and Learn2PD's filter."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from load_weights import CONFIG_KEYS, FILTER_PARTS, FIXED, PREFIX
+from model import Int8Linear, LLaDA
+
+
+def save_model(model: LLaDA, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write config.json and model.safetensors in LLaDA's format. dtype: default the model's."""
+    if any(isinstance(module, Int8Linear) for module in model.modules()):
+        lost = "a model in int8 has lost what LLaDA's format holds"
+        raise ValueError(f"{lost}: load it without int8 to save it")
+    config = {name: getattr(model.config, name) for name in CONFIG_KEYS} | FIXED
+    config["n_kv_heads"] = model.config.kv_heads
+    config["architectures"] = ["LLaDAModelLM"]
+    config["embedding_size"] = model.config.vocab_size
+    config["pad_token_id"] = model.config.eos_token_id
+    tensors = {PREFIX + name: p.to("cpu", dtype or p.dtype) for name, p in model.named_parameters()}
+    write_folder(folder, {"model.safetensors": tensors, "config.json": as_json(config)})
+
+
+def save_adapter(halves: dict[str, tuple[Tensor, Tensor]], alpha: float, folder: str | Path):
+    """Write a LoRA adapter in PEFT's layout.
+
+    halves: {module name in LLaDA: (A [r, in], B [out, r])}, all of one rank r
+    """
+    rank = len(next(iter(halves.values()))[0])
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "bias": "none"}
+    config["target_modules"] = sorted({name.split(".")[-1] for name in halves})
+    tensors, text = {}, as_json(config)
+    for name, (a, b) in halves.items():
+        adapted = f"base_model.model.{PREFIX}{name}"
+        tensors |= {f"{adapted}.lora_A.weight": a, f"{adapted}.lora_B.weight": b}
+    write_folder(folder, {"adapter_model.safetensors": tensors, "adapter_config.json": text})
+
+
+def save_filter(parts: list[Tensor], file: str | Path) -> None:
+    """Write a filter. parts: as load_filter returns them."""
+    write_folder(Path(file).parent, {Path(file).name: dict(zip(FILTER_PARTS, parts))})
+
+
+def as_json(content: dict) -> str:
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"
+
+
+def write_folder(folder: str | Path, files: dict, header: dict[str, str] | None = None) -> None:
+    """Write {name: tensors or text} under temporary names, then rename: a kill leaves whole files.
+
+    header: texts by name to stand in front of the tensors
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        temporary = folder / f"{name}.tmp"
+        if isinstance(content, str):
+            temporary.write_text(content, encoding="utf-8")
+        else:
+            tensors = {key: t.detach().contiguous() for key, t in content.items()}
+            save_file(tensors, temporary, header)
+            temporary.chmod(0o644)  # the library makes it 0600, for its owner alone
+    for name in files:
+        os.replace(folder / f"{name}.tmp", folder / name)

@@ -1,0 +1,304 @@
+"""What a strategy is made of, the registry of those with a name, and the checks of their settings.
+
+Each system is a file in this folder: its paper, its settings, its part, and a builder that puts the
+part together with parts of others. Delete the file and the system is gone; a file that is put here
+is found. No system imports the decoder (dllm.py), which hands its Canvas to the parts.
+
+Letters: B batch, b its unfinished rows, S canvas, L block length, n blocks in the window,
+N = b * n, V vocabulary, C width.
+"""
+
+import copy
+import functools
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from math import inf
+from types import NoneType, UnionType
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+
+import torch
+from torch import Tensor
+
+from kernels import Scores
+from model import Pass, Slots
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a schedule opens for one forward: the slots start .. end, n blocks of L."""
+
+    start: int
+    end: int
+    age: int | None  # forwards since the block was entered; None where several blocks are open
+    final: int  # the slots before it hold keys and values that were computed of final tokens
+    suffix: int  # slots of the canvas behind `end`
+    remaining: int | None  # forwards that a quota has for this block, this one included; or None
+    must: Tensor  # bool [b, n]: blocks in which a forward commits at least one token
+    live: Tensor  # int64 [b]: the unfinished rows of the batch
+    forwards: Tensor  # int64 [b]: so far, those in which something could be written in each row
+
+
+# --- the kinds of parts; `s` is the Canvas of dllm.py ---------------------------------------------
+
+Schedule = Callable[[Any], Iterator[Window]]  # (s)
+
+# (s, window) -> what the model is to compute. Without visible slots nothing is cached.
+View = Callable[[Any, Window], Pass]
+
+# (scores, candidates, window), the two former [N, L], one line for each block of each row -> which
+# to write, bool [N, L]. A rule may accept nothing: then the surest candidate of each block that
+# must move is written. A rule that writes to written cells, too, returns (cells to write, what to
+# write, int64 [N, L]), where MASKED takes a token back.
+Rule = Callable[[Scores, Tensor, Window], "Tensor | tuple[Tensor, Tensor]"]
+MASKED = -1
+
+# (s, window, at) -> logits [b, n * L, V]: how they come about. By default s.forward.
+Forward = Callable[[Any, Window, Pass], Tensor]
+
+# (s, window, scores, candidates, logits, noise or None) -> (which cells to write, bool [b, n * L],
+# with what, int64 [b, n * L]). By default `choose`.
+Choose = Callable[..., tuple[Tensor, Tensor]]
+
+# (s, steps) -> steps: passes them on, and changes the rows of the canvas between two of them.
+Search = Callable[[Any, Iterator], Iterator]
+
+
+class Part:
+    """What a part may say of itself, by attributes of its class, or of a function by `has`; here is
+    what holds where it says nothing. A part may have another `inside` it."""
+
+    quota = False  # of a rule: it shares out `steps` among the tokens; otherwise they are a cap
+    revises = False  # of a rule: it takes tokens back, or writes others in their place
+    # of a view: the forward of a block, from 0, since which each slot that it shows is computed
+    # anew in every forward, or kept; 0 if it asks no window for its age, inf if it never settles
+    settled: float = 1
+
+    def check(strategy: "Strategy") -> None:
+        """Raise ValueError if the part does not go with the others of this strategy."""
+
+    def fits(s) -> None:
+        """Raise ValueError if the part does not go with this canvas or its model."""
+
+    def memory(s) -> int:
+        """Bytes for each row of the canvas, of what the part keeps."""
+        return 0
+
+
+def has(**own) -> Callable:
+    """A decorator: give a function these attributes of Part."""
+
+    def mark(part):
+        vars(part).update(own)
+        return part
+
+    return mark
+
+
+def trait(part, name: str):
+    return getattr(part, name, getattr(Part, name))
+
+
+def fresh(part):
+    """A copy of a part, with those inside it: what parts remember is one decode's."""
+    part = copy.copy(part)
+    if getattr(part, "inside", None):
+        part.inside = fresh(part.inside)
+    return part
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to decode. Builders make the named ones; others can be put together by hand."""
+
+    rule: Rule
+    view: View
+    schedule: Schedule
+    eos: str = "fill"
+    # which tokens are the surest: (scores, generator) -> a doubt for every cell, like scores.doubt
+    order: Callable[[Scores, torch.Generator], Tensor] | None = None
+    forward: Forward | None = None
+    choose: Choose | None = None
+    search: Search | None = None
+    trajectories: int = 1  # rows for each prompt, which a search looks through
+    block_length: int | None = 32  # where the caller names none; None for gen_length
+    fixed: bool = False  # whether block_length is the only one that will do
+    temperature: float = 0.0  # where the caller names none
+    shift: int = 0  # 1 for a model whose logits say what comes next, instead of what is there
+
+    def __post_init__(self):
+        if trait(self.view, "settled") == inf and trait(self.rule, "revises"):
+            raise ValueError("a rule that changes tokens contradicts a cache that keeps theirs")
+        for part in self.parts():
+            trait(part, "check")(self)
+
+    def parts(self) -> Iterator:
+        """Its parts, and those inside them."""
+        own = self.rule, self.view, self.schedule, self.forward, self.choose, self.search
+        for part in own:
+            while part is not None:
+                yield part
+                part = getattr(part, "inside", None)
+
+    def fresh(self) -> "Strategy":
+        names = "rule", "forward", "choose"
+        return replace(self, **{name: fresh(getattr(self, name)) for name in names})
+
+
+def rank(doubt: Tensor, candidates: Tensor) -> Tensor:
+    """Place of each cell among the candidates of its line, int64 [N, L]: 0 for the least doubt.
+
+    Ties go by position; what is no candidate comes last.
+    """
+    order = doubt.masked_fill(~candidates, inf).argsort(dim=-1, stable=True)
+    return order.argsort(dim=-1)
+
+
+def choose(s, window: Window, scores: Scores, candidates: Tensor, *_) -> tuple[Tensor, Tensor]:
+    """What the rule says, and the surest candidate of a block that must move and has none."""
+    shape, must = candidates.shape, window.must.reshape(-1, 1)  # [b, n * L], [N, 1]
+    scores = Scores(*(each.reshape(len(must), -1) for each in scores))
+    candidates = candidates.reshape(len(must), -1)
+    chosen = s.strategy.rule(scores, candidates, window)
+    commit, token = chosen if isinstance(chosen, tuple) else (chosen & candidates, scores.token)
+    stuck = must & ~(commit & candidates).any(-1, keepdim=True)  # [N, 1]
+    commit = commit | stuck & candidates & (rank(scores.doubt, candidates) == 0)
+    return commit.view(shape), token.reshape(shape)
+
+
+def scored(at: Pass, window: Window, shift: int = 0) -> Slots:
+    """Which rows of a query get logits: those that say something about the window's slots.
+
+    shift: how many slots before its own the logits of a token stand
+    """
+    start, end, query = window.start - shift, window.end - shift, at.query
+    if isinstance(query, slice):
+        return slice(start - query.start, end - query.start)
+    if at.own is None:  # no gaps: no wait for the device
+        return torch.searchsorted(query, torch.arange(start, end, device=query.device))
+    return ((query >= start) & (query < end)).nonzero()[:, 0]
+
+
+# --- the registry ---------------------------------------------------------------------------------
+
+STRATEGIES: dict[str, Callable[..., Strategy]] = {}
+
+# The order in which they are listed; a file that is not named here comes after them.
+KNOWN = (
+    "llada", "fast_dllm", "localleap", "streaming", "d2f", "ar", "hierarchy", "saber", "editing",
+    "conv", "learn2pd", "credit", "smoothing", "dkv", "sparse", "dllm_cache", "d3llm", "dllm_var",
+    "freedave", "spiffy", "swift", "apd", "guided", "prism",
+)  # fmt: skip
+
+
+def named(name: str, either: tuple[str, ...] = ()) -> Callable:
+    """Enter a builder into STRATEGIES. Its keyword arguments are the settings.
+
+    An annotation says the type and, in a note, the range or the meaning; so does a line
+    `name: meaning` of the docstring, which indented lines go on.
+    either: settings of which a caller may give one
+    """
+    return lambda builder: STRATEGIES.setdefault(name, has(either=either)(builder))
+
+
+def discover() -> None:
+    """Import every file of this folder, so that its builders enter themselves."""
+    there = {module.name for module in pkgutil.iter_modules(__path__)}
+    files = [*(name for name in KNOWN if name in there), *sorted(there - set(KNOWN))]
+    for name in files:
+        importlib.import_module(f"{__name__}.{name}")
+    for name in files:  # in this order, whatever was imported first
+        for key in [k for k, b in STRATEGIES.items() if b.__module__ == f"{__name__}.{name}"]:
+            STRATEGIES[key] = STRATEGIES.pop(key)
+
+
+def build(name: str, **given) -> Strategy:
+    """The strategy of this name; ValueError if it, or a setting, is unknown or out of range."""
+    if name not in STRATEGIES:
+        raise ValueError(f"unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}")
+    builder = STRATEGIES[name]
+    for setting in given:
+        if setting not in options(builder):
+            takers = [other for other in STRATEGIES if setting in options(STRATEGIES[other])]
+            own = f"it takes {', '.join(options(builder)) or 'none'}"
+            hint = f"that is a setting of {', '.join(takers)}" if takers else own
+            raise ValueError(f"strategy {name} has no setting {setting}: {hint}")
+    check_settings(builder, given)
+    both = [f"{each}={given[each]:g}" for each in builder.either if given.get(each) is not None]
+    if len(both) > 1:
+        raise ValueError(f"{' and '.join(both)} are two rules for the same choice: give one")
+    return builder(**given)
+
+
+# --- settings, as the functions that take them declare them ---------------------------------------
+
+Count = Annotated[int, (1, inf)]
+Share = Annotated[float, (0, 1)]
+
+
+class Option(NamedTuple):
+    """A setting: the command line, the checks and the tables of the docs are made from these."""
+
+    name: str
+    kind: type  # int, float, bool, str or, for a second model, LLaDA
+    choices: tuple  # of a Literal, else empty
+    range: tuple[float, float]  # of a number: the least and the largest
+    optional: bool  # None is a value, too
+    default: object
+    meaning: str
+
+    def check(self, value) -> None:
+        """Raise ValueError if the value is of another type, or outside the range or choices."""
+        if value is None and self.optional:
+            return
+        if self.choices:
+            choices = "one of " + ", ".join(self.choices)
+            return require(value in self.choices, self.name, value, choices)
+        right = isinstance(value, (int, float) if self.kind is float else self.kind)
+        right &= isinstance(value, bool) == (self.kind is bool)
+        require(right, self.name, value, f"a value of type {self.kind.__name__}")
+        if self.kind in (int, float):
+            low, high = self.range
+            valid = f"at least {low}" if high == inf else f"between {low} and {high}"
+            require(low <= value <= high, self.name, value, valid)
+
+
+@functools.cache
+def options(function: Callable) -> dict[str, Option]:
+    """The keyword arguments of a builder or a dataclass, which has the meanings of its bases, too.
+
+    A number without a range is at least 0.
+    """
+    documented = [inspect.cleandoc(f.__doc__) for f in getattr(function, "__mro__", [function])]
+    meanings = re.findall(r"^(\w+): (.+(?:\n +.+)*)$", "\n".join(documented), re.MULTILINE)
+    meanings = {name: " ".join(meaning.split()) for name, meaning in meanings}
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        outer, *notes = noted(parameter.annotation)
+        kinds = get_args(outer) if get_origin(outer) in (Union, UnionType) else (outer,)
+        kind, *more = noted(kinds[0])
+        limits = next((note for note in notes + more if isinstance(note, tuple)), (0, inf))
+        meaning = meanings.get(name, *[note for note in notes if isinstance(note, str)])
+        choices, optional = get_args(kind), NoneType in kinds
+        kind = str if choices else kind
+        found[name] = Option(name, kind, choices, limits, optional, parameter.default, meaning)
+    return found
+
+
+def noted(annotation) -> tuple:
+    """A type, and what is noted of it."""
+    return get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+
+
+def check_settings(function: Callable, given: dict) -> None:
+    """Refuse values of another type than the function declares, or outside what it allows."""
+    for name, value in given.items():
+        options(function)[name].check(value)
+
+
+def require(holds: bool, name: str, value, valid: str) -> None:
+    if not holds:  # also for NaN, which compares false with everything
+        raise ValueError(f"{name} is {value!r}, expected {valid}")

@@ -1,0 +1,22 @@
+"""dLLM-Var (arXiv 2510.24605): answers of any length, on a canvas that grows block by block."""
+
+from model import Pass
+from strategies import Strategy, Window, named
+from strategies.fast_dllm import threshold_rule
+from strategies.llada import serial
+
+
+def growing(s, window: Window) -> Pass:
+    """Nothing stands behind the block yet; what is before it is computed until final, and then no
+    more."""
+    return Pass(slice(window.final, window.end), slice(0, window.end))
+
+
+@named("dllm-var")
+def dllm_var(threshold: float = 0.9) -> Strategy:
+    """dLLM-Var (arXiv 2510.24605): the canvas grows block by block until one holds an EOS; nothing
+    is computed behind it.
+
+    threshold: commit every token at least this confident
+    """
+    return Strategy(threshold_rule(threshold), growing, serial, eos="stop")

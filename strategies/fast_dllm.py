@@ -1,0 +1,81 @@
+"""Fast-dLLM (arXiv 2505.22618): thresholds on confidence, and approximate caches by the block."""
+
+from typing import Annotated, Literal
+
+from torch import Tensor
+
+from kernels import Scores
+from model import Pass
+from strategies import Rule, Strategy, View, Window, named, rank
+from strategies.llada import full, quota, serial
+
+CacheName = Literal["none", "prefix", "dual", "vicinity", "frozen"]
+CacheSetting = Annotated[CacheName, "as in fast-dllm"]
+SURE_ENOUGH = "commit every token at least this confident; none commits the quota of `steps`"
+Threshold = Annotated[float | None, SURE_ENOUGH]
+VICINITY = 16  # slots on either side of the block; dInfer's default
+
+
+def cached(cache: CacheName) -> View:
+    """Recompute all at the start of a block, then less: prefix the block and all behind it,
+    dual only the block, vicinity the block and VICINITY slots on either side (dInfer). frozen is a
+    prefix that is never refreshed: it recomputes the block, and what was not final when it was last
+    computed (FlashDLM's FreeCache)."""
+    if cache == "none":
+        return full
+    before, behind = {"vicinity": (VICINITY, VICINITY), "dual": (0, 0)}.get(cache, (0, None))
+
+    def view(s, window: Window) -> Pass:
+        S = s.x.shape[1]
+        first, end = max(0, window.start - before), S
+        if cache == "frozen":
+            first = window.final
+        elif window.age == 0:
+            first = 0
+        elif behind is not None:
+            end = min(S, window.end + behind)
+        return Pass(slice(first, end), slice(0, S))
+
+    return view
+
+
+def threshold_rule(threshold: float | None, strict: bool = False) -> Rule:
+    """Every token at least this sure, surer than this if strict; with None, LLaDA's quota."""
+    if threshold is None:
+        return quota
+
+    def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
+        sure = scores.confidence
+        return sure > threshold if strict else sure >= threshold
+
+    return rule
+
+
+def factor_rule(factor: float) -> Rule:
+    """The longest run of the surest tokens whose r-th has (r + 1) (1 - confidence) <= factor.
+
+    As in theorem 1 of the paper; the authors' code also takes a last token that fails.
+    """
+
+    def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
+        place = rank(scores.doubt, candidates)  # r - 1
+        fails = candidates & (scores.confidence < 1 - factor / (place + 2))
+        return place < place.masked_fill(~fails, place.shape[-1]).amin(-1, keepdim=True)
+
+    return rule
+
+
+@named("fast-dllm", either=("threshold", "factor"))
+def fast_dllm(
+    cache: CacheName = "prefix", threshold: Threshold = 0.9, factor: float | None = None
+) -> Strategy:
+    """Fast-dLLM (arXiv 2505.22618): every token that is sure enough, and keys and values reused
+    inside a block.
+
+    cache: what is reused after the refresh at a block's start: none, the prefix, all but the block
+        (dual) or its vicinity; frozen never refreshes
+    factor: replaces the threshold: commit the r surest tokens while
+        (r + 1) * (1 - confidence) <= factor
+    """
+    rule = threshold_rule(threshold) if factor is None else factor_rule(factor)
+    return Strategy(rule, cached(cache), serial)

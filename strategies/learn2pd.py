@@ -1,0 +1,54 @@
+"""Learn2PD (arXiv 2509.25188): a filter, learnt by lab/filter.py, says which tokens are final."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels import Scores
+from load_weights import read_tensors
+from strategies import Strategy, Window, named
+from strategies.fast_dllm import CacheSetting, cached
+from strategies.llada import serial
+
+FILTER = Path(__file__).parent.parent / "weights" / "tiny-filter.safetensors"
+FILTER_PARTS = ("hidden.weight", "hidden.bias", "out.weight", "out.bias")
+
+
+def load_filter(source: str | Path) -> list[Tensor]:
+    """The FILTER_PARTS, float32 [L, L], [L], [L, L], [L], for blocks of L tokens."""
+    if not Path(source).is_file():
+        raise ValueError(f"there is no filter {source}: train one by python -m lab.train filter")
+    parts = dict(read_tensors(Path(source), "cpu"))
+    shapes = [tuple(parts[name].shape) for name in FILTER_PARTS if name in parts]
+    L = shapes[0][0] if shapes and shapes[0] else 0
+    if set(parts) != set(FILTER_PARTS) or L < 1 or shapes != [(L, L), (L,)] * 2:
+        names = ", ".join(FILTER_PARTS)
+        shapes = "[k, k], [k], [k, k], [k]"
+        raise ValueError(f"filter {source} does not hold just {names} of shapes {shapes}")
+    return [parts[name].float() for name in FILTER_PARTS]
+
+
+@named("learn2pd")
+def learn2pd(
+    tau: float = 0.96, filter: str | None = None, cache: CacheSetting = "prefix"
+) -> Strategy:
+    """Learn2PD (arXiv 2509.25188): a tiny network learns from the confidences of a block which of
+    its tokens are final.
+
+    tau: commit every token that the filter takes for final with a probability above this
+    filter: the network's file, made by `python -m lab.train filter` for one model and one
+        block_length; none takes the embedded model's
+    """
+    parts = load_filter(filter or FILTER)
+
+    def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
+        """A written cell counts as sure. The authors' code shows the network what the model says
+        of it now, which a cache may not have computed."""
+        weight, bias, last_weight, last_bias = (part.to(candidates.device) for part in parts)
+        hidden = F.linear(torch.where(candidates, scores.confidence, 1.0), weight, bias).relu()
+        return F.linear(hidden, last_weight, last_bias).sigmoid() > tau  # [N, L]
+
+    length = len(parts[1])
+    return Strategy(rule, cached(cache), serial, eos="stop", block_length=length, fixed=True)

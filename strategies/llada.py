@@ -1,0 +1,66 @@
+"""LLaDA's own sampling (arXiv 2502.09992): one block after the other, so many tokens a forward."""
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kernels import Scores
+from model import Pass
+from strategies import Strategy, Window, has, named, rank
+
+
+def serial(s) -> Iterator[Window]:
+    """One block after the other, all rows of the batch together (semi-autoregressive sampling)."""
+    final, forwards = 0, (s.settings.steps or s.settings.gen_length) // s.blocks
+    for block in range(s.blocks):
+        s.opened.fill_(block + 1)
+        age = 0
+        while any(row[block] for row in s.unfilled):
+            must = s.masked()[:, block].any(-1, keepdim=True)
+            yield (window := s.window(block, block + 1, age, final, must, forwards - age))
+            final, age = window.start, age + 1
+
+
+def one_block(strategy: Strategy, what: str) -> None:
+    """For the checks of parts that count a block's forwards, or remember them."""
+    if strategy.schedule is not serial:
+        raise ValueError(f"{what} needs one block at a time: the schedule `serial`")
+
+
+@has(settled=0)
+def full(s, window: Window) -> Pass:
+    """Recompute the whole canvas."""
+    return Pass(slice(0, s.x.shape[1]))
+
+
+@has(quota=True, check=lambda strategy: one_block(strategy, "a quota of tokens per step"))
+def quota(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
+    """Spread a block's tokens evenly over its forwards, the remainder first, the surest first."""
+    masks = candidates.sum(-1, keepdim=True)  # [N, 1]
+    count = (masks + window.remaining - 1) // window.remaining  # rounded up
+    return rank(scores.doubt, candidates) < count
+
+
+# Which tokens are the surest: a doubt for every cell. None is the doubt of the scores themselves.
+ORDERS: dict[str, Callable[[Scores, torch.Generator], Tensor] | None] = {
+    "low_confidence": None,
+    "margin": lambda scores, generator: 1 - scores.margin,
+    "entropy": lambda scores, generator: scores.entropy,
+    "random": lambda scores, generator: torch.rand(
+        scores.doubt.shape, device=scores.doubt.device, generator=generator
+    ),
+}
+OrderName = Literal["low_confidence", "margin", "entropy", "random"]
+
+
+@named("llada")
+def llada(remasking: OrderName = "low_confidence") -> Strategy:
+    """LLaDA (arXiv 2502.09992): a fixed number of the surest tokens each forward, the whole canvas
+    recomputed.
+
+    remasking: which are the surest: of the least doubt, the widest margin over the second choice,
+        the least entropy, or any at random
+    """
+    return Strategy(quota, full, serial, order=ORDERS[remasking])

@@ -1,0 +1,59 @@
+"""Saber (arXiv 2510.18165): an adaptive threshold, and tokens that are taken back."""
+
+import torch
+from torch import Tensor
+
+from kernels import Scores
+from strategies import MASKED, Count, Strategy, Window, named, rank
+from strategies.fast_dllm import CacheSetting, cached
+from strategies.llada import one_block, serial
+
+
+class Saber:
+    """Commit what is surer than the mean of the tokens so far were, at least n, and take back those
+    that have lost most confidence.
+
+    Following the authors' code: a position's loss is that of its likeliest token, whichever that
+    is now, and counts from the forward before.
+    """
+
+    revises = True
+
+    def __init__(self, n: int, mu: int):
+        self.n, self.mu = n, mu
+
+    def check(self, strategy: Strategy) -> None:
+        one_block(strategy, "a rule that remembers a block's tokens")
+
+    def __call__(self, scores: Scores, candidates: Tensor, window: Window):
+        sure, live = scores.confidence, window.live
+        if window.age == 0:
+            self.chosen = sure.new_zeros(int(live.max()) + 1, sure.shape[-1])  # when committed
+            self.last = torch.zeros_like(self.chosen)  # in the forward before
+        written = ~candidates & (self.chosen[live] > 0)  # not what a template gave
+        place = rank(scores.doubt, candidates)
+        total = torch.where(written, self.chosen[live], 0).sum(-1, keepdim=True)
+        mean = (total / written.sum(-1, keepdim=True)).nan_to_num(1.0)  # 0 / 0: nothing is written
+        commit = candidates & (sure > mean)
+        few = commit.sum(-1, keepdim=True) < self.n
+        commit = torch.where(few, candidates & (place < self.n), commit)
+        count = commit.sum(-1, keepdim=True)
+        back = torch.zeros_like(count)
+        if self.mu:
+            back = ((count + self.mu - 1) // self.mu).clamp(min=self.n // 2)
+        back = back.minimum(count - 1)  # so that there is progress
+        drop = (commit | written) & (rank(sure - self.last[live], commit | written) < back)
+        self.chosen[live], self.last[live] = torch.where(commit, sure, self.chosen[live]), sure
+        return (commit & ~drop) | (written & drop), torch.where(drop, MASKED, scores.token)
+
+
+@named("saber")
+def saber(n: Count = 2, mu: int = 8, cache: CacheSetting = "none") -> Strategy:
+    """Saber (arXiv 2510.18165): a threshold that follows the tokens so far, and tokens that are
+    taken back when they lose confidence.
+
+    n: the fewest tokens a forward commits, while there are as many
+    mu: commits for each token taken back; 0 takes none back
+    cache: as in fast-dllm; the paper uses none
+    """
+    return Strategy(Saber(n, mu), cached(cache), serial)
