@@ -14,7 +14,8 @@ from strategies.fast_dllm import threshold_rule
 
 def in_flight(strategy: Strategy) -> None:
     """Refuse what counts the forwards of a block, which several blocks at once share."""
-    if trait(strategy.view, "settled") > 0:
+    together = trait(strategy.view, "check") is trait(strategy.schedule, "check")
+    if trait(strategy.view, "settled") > 0 and not together:  # not made for each other
         raise ValueError("pipelined blocks need a view that never asks for the age of a block")
     if trait(strategy.rule, "revises"):
         raise ValueError("a rule that changes written tokens needs one block at a time")

@@ -5,14 +5,15 @@ from torch import Tensor
 
 from kernels import Scores
 from model import Pass
-from strategies import Count, Share, Strategy, Window, has, named, rank
-from strategies.d2f import pipeline
-from strategies.llada import ORDERS, serial
+from strategies import Count, Share, Strategy, Window, has, named, rank, trait
+from strategies.d2f import in_flight, pipeline
+from strategies.llada import ORDERS
 
 
-def several_blocks(strategy: Strategy) -> None:
-    if strategy.schedule is serial:
-        raise ValueError("a view that a pipeline's forwards refresh needs pipelined blocks")
+def paced(strategy: Strategy) -> None:
+    if trait(strategy.schedule, "check") is not paced:
+        raise ValueError("a view that a pipeline's forwards refresh needs the pipeline of d3LLM")
+    in_flight(strategy)
 
 
 @named("d3llm")
@@ -23,8 +24,7 @@ def d3llm(
     delay: int = 1,
     refresh: Count = 10000,
 ) -> Strategy:
-    """d3LLM (arXiv 2601.07568): D2F's pipeline over the whole canvas, both ways visible, and
-    entropy instead of confidence.
+    """d3LLM (arXiv 2601.07568): D2F's pipeline, but both ways visible, and entropy for confidence.
 
     theta: commit every token with less entropy than this, in nats
     block_add_threshold: open the next block when the last is filled this far, 0 to 1
@@ -38,14 +38,13 @@ def d3llm(
         best = rank(scores.entropy.reshape(rows), candidates.reshape(rows)) == 0  # is always taken
         return (scores.entropy < theta) | best.view_as(candidates)
 
-    @has(settled=0, check=several_blocks)
+    @has(check=paced)
     def settling(s, window: Window) -> Pass:
-        """Reuse the full blocks before the first mask, each once `delay` + 1 forwards have seen it
-        full; until then recompute everything."""
+        """Reuse the leading full blocks, each once `delay` + 1 forwards have seen it full."""
         P, S = s.prompt_length, s.x.shape[1]
         written = torch.where(s.x == s.mask_id, s.nfe + 1, s.written)[s.live, P:]
-        written = written.unflatten(-1, (s.blocks, s.block_length)).amax(-1)
-        filled = written.cummax(-1).values  # [b, n]: with which forward all up to here was
+        written = written.unflatten(-1, (s.blocks, s.block_length))  # [b, n, L]
+        filled = written.amax(-1).cummax(-1).values  # [b, n]: with which forward all up to here was
         seen = s.nfe - filled  # [b, n]: forwards that have seen it full; -1 if it is not
         whole = ((0 <= seen) & (seen < delay)).any(-1) | (s.nfe % refresh == 0)  # [b]
         first = (P + s.block_length * (seen > delay).sum(-1)).masked_fill(whole, 0)  # [b]
@@ -55,5 +54,6 @@ def d3llm(
         query = torch.arange(low, S, device=s.x.device)
         return Pass(query, slice(0, S), own=query >= first[:, None])
 
-    schedule = pipeline(block_add_threshold, decoded_token_threshold, first_only=True)
+    thresholds = block_add_threshold, decoded_token_threshold
+    schedule = has(check=paced)(pipeline(*thresholds, first_only=True))
     return Strategy(rule, settling, schedule, eos="stop", order=ORDERS["entropy"])

@@ -51,7 +51,7 @@ def trailing(recompute: int | None):
     token by token); None recomputes everything.
     """
 
-    @has(settled=0, check=together)
+    @has(check=together)
     def view(s, window: Window) -> Pass:
         written = s.written[s.live]  # [b, S]
         # the first of those written last; 0 when nothing is written yet
