@@ -74,9 +74,7 @@ def batch(args: Namespace, settings: dict) -> Callable[[], None]:
     return answer
 
 
-def work_off(
-    groups: list[list[Question]], out: Path, whole: int, decode, tokenizer, made_by
-) -> dict:
+def work_off(groups: list, out: Path, whole: int, decode, tokenizer, made_by: dict) -> dict:
     """Answer this process's share of the batches, and count what it took all of them.
 
     whole: bytes of `out` to keep; what stands behind them is half an answer
@@ -87,10 +85,8 @@ def work_off(
     parallel.gathered(None)  # wait until it is there
     share = groups[parallel.rank() :: parallel.processes()]
     total = Counter(questions=0, forwards=0, rows=0, tokens=0, seconds=0.0)
-    with (
-        open(out, "ab", buffering=0) as file,
-        tqdm(total=sum(map(len, share)), unit=" prompts") as bar,
-    ):
+    count = sum(map(len, share))
+    with open(out, "ab", buffering=0) as file, tqdm(total=count, unit=" prompts") as bar:
         for group in share:
             result = decode([q.ids for q in group])
             records = [record(q, result, row, tokenizer) | made_by for row, q in enumerate(group)]

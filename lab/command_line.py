@@ -90,9 +90,9 @@ def read_value(option: Option, text: str):
     """The value of a setting that a text stands for; ValueError if it is of another type."""
     if text == "none" and option.optional:
         return None
-    if option.kind is LLaDA:
-        return text  # where it is: `open_model` loads it
-    return text == "true" if option.kind is bool else option.kind(text)
+    if option.kind is bool:
+        return {"true": True, "false": False}.get(text, text)
+    return text if option.kind is LLaDA else option.kind(text)  # `open_model` loads what is there
 
 
 def flag(name: str) -> str:

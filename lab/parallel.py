@@ -74,11 +74,7 @@ def split(model: LLaDA) -> None:
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate
-    from torch.distributed.tensor.parallel import (
-        ColwiseParallel,
-        RowwiseParallel,
-        parallelize_module,
-    )
+    from torch.distributed.tensor import parallel as tensor_parallel
 
     n = processes()
     for name in ("n_heads", "kv_heads", "mlp_hidden_size", "vocab_size"):
@@ -86,11 +82,11 @@ def split(model: LLaDA) -> None:
         valid = f"a number that divides the model's {size} ({name})"
         require(size % n == 0, "--nproc-per-node", n, valid)
     mesh = init_device_mesh("cuda" if dist.get_backend() == "nccl" else "cpu", (n,))
-    dealt = ("q_proj", "k_proj", "v_proj", "ff_proj", "up_proj")
-    plan = {name: ColwiseParallel() for name in dealt}
-    plan |= {name: RowwiseParallel() for name in ("attn_out", "ff_out")}  # which sum
+    dealt, summed = ("q_proj", "k_proj", "v_proj", "ff_proj", "up_proj"), ("attn_out", "ff_out")
+    plan = {name: tensor_parallel.ColwiseParallel() for name in dealt}
+    plan |= {name: tensor_parallel.RowwiseParallel() for name in summed}
     for block in model.blocks:
         block.heads, block.kv_heads = block.heads // n, block.kv_heads // n
-        parallelize_module(block, mesh, plan)
-    whole = ColwiseParallel(output_layouts=Replicate())
-    parallelize_module(model, mesh, {"ff_out": whole})
+        tensor_parallel.parallelize_module(block, mesh, plan)
+    whole = tensor_parallel.ColwiseParallel(output_layouts=Replicate())
+    tensor_parallel.parallelize_module(model, mesh, {"ff_out": whole})

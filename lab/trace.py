@@ -28,7 +28,7 @@ from strategies import trait
 
 FORMAT, VERSION = "dllm-trace", 1
 # the fields of both kinds of records
-HEADER = set("strategy settings versions model special prompt padding tokens".split())
+HEADER = {"strategy", "settings", "versions", "model", "special", "prompt", "padding", "tokens"}
 HEADER |= {"prompt_length", "gen_length", "block_length"}
 FORWARD = set("nfe window blocks query visible candidates writes unwrites rows ms tokens".split())
 TOP = 5  # how many of the likeliest tokens a candidate is recorded with
