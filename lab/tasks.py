@@ -345,7 +345,7 @@ def check(problem: Problem, text: str) -> bool:
 
 def in_order(text: str) -> str:
     """7 + 12 -> 12 + 7: by text, not by value, so that 007 stays what it is."""
-    swap = lambda match: "{0} {2} {1}".format(*sorted((match[1], match[3])), match[2])  # noqa: E731
+    swap = lambda match: "{0} {2} {1}".format(*sorted((match[1], match[3])), match[2])
     return re.sub(r"([0-9]+) ([+*]) ([0-9]+)", swap, text)
 
 

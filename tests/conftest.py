@@ -45,7 +45,7 @@ def random_filter(k: int, seed: int = 0) -> str:
     file = Path(FILTERS.name, f"{k}-{seed}.safetensors")
     if not file.exists():
         generator = torch.Generator().manual_seed(seed)
-        draw = lambda *shape: torch.randn(*shape, generator=generator) / k**0.5  # noqa: E731
+        draw = lambda *shape: torch.randn(*shape, generator=generator) / k**0.5
         save_filter([torch.eye(k) + 0.3 * draw(k, k), 0.1 * draw(k), 6 * torch.eye(k) + draw(k, k), draw(k) - 4], file)
     return str(file)
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import random_model, random_prompt
 
 import dllm
+from conftest import random_model, random_prompt
 from lab import ar, train
 from lab.train import collate
 from load_weights import load_model, load_tokenizer

@@ -6,11 +6,11 @@ from collections import Counter
 import pytest
 import related
 import torch
-from conftest import MASK, random_model, random_prompt
-from test_dllm import LENGTHS, run
 
 import dllm
+from conftest import MASK, random_model, random_prompt
 from lab import calibrate
+from test_dllm import LENGTHS, run
 
 
 def test_a_draft_says_which_masks_by_rank_and_with_which_choice():

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import EOS, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 
 import load_weights
+from conftest import EOS, random_prompt
 from lab import command_line, d2f, train
 from lab.train import Batch
 from model import Pass

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import random_filter
-from options import options
 
 import dllm
-from lab import bench, browser, calibrate, command_line, gallery, trace
+from conftest import random_filter
+from lab import bench, calibrate, command_line, gallery, trace
+from strategies import options
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -130,7 +130,7 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
     elif words[1:3] == ["-m", "lab.calibrate"]:
         return calibrate.main([*words[3:], "--limit", "1", "--nodes", "2"])
     elif words[1:3] == ["-m", "lab.gallery"]:
-        if browser.PROGRAM is None:
+        if gallery.BROWSER is None:
             pytest.skip("needs a chromium binary on the PATH")
         monkeypatch.setattr(gallery, "FOLDER", tmp_path / "gallery")
         gallery.main()

@@ -3,17 +3,17 @@
 import pytest
 import related
 import torch
-from conftest import MASK, random_filter, random_model, random_prompt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from test_dllm import CACHES, GREEDY, LENGTHS, answers, committed, run, same, seeds
 
 import dllm
+from conftest import MASK, random_filter, random_model, random_prompt
 from dllm import Scores, Strategy, decode
 from lab import command_line, compare, filter, train
 from lab.save import save_filter
 from load_weights import FILTER_PARTS, load_filter
+from test_dllm import CACHES, GREEDY, LENGTHS, answers, committed, run, same, seeds
 
 FILTER = random_filter(8)
 
@@ -26,7 +26,7 @@ def test_the_rule_is_two_layers_on_the_confidences_of_a_block():
     weight = torch.zeros(8, 8)
     weight[2, 5] = 10.0  # cell 2 is accepted for what cell 5 shows
     parts = [torch.eye(8), torch.full((8,), -0.25), weight, torch.full((8,), -2.0)]
-    bias = lambda confidence: 1 / (1 + torch.exp(torch.tensor(2 - 10 * (confidence - 0.25))))  # noqa: E731
+    bias = lambda confidence: 1 / (1 + torch.exp(torch.tensor(2 - 10 * (confidence - 0.25))))
     odds = [0.5, 0.5, 0.5, 0.5, 0.5, 0.75, 0.5, 0.5]
     assert committed(related.learned(parts, bias(0.75) - 1e-4), confidence=odds) == [2]
     assert committed(related.learned(parts, bias(0.75) + 1e-4), confidence=odds) == []
@@ -228,7 +228,7 @@ def test_a_file_that_is_no_filter_is_refused_in_one_line(tmp_path, capsys):
 
 def test_without_its_filter_the_strategy_is_not_ready(monkeypatch, tmp_path):
     """Would catch a default comparison that stops at a filter that was never trained."""
-    monkeypatch.setattr(command_line, "FILTER", tmp_path / "none")
+    monkeypatch.setattr("strategies.learn2pd.FILTER", tmp_path / "none")
     assert not command_line.has_weights("learn2pd") and command_line.has_weights("llada")
     save_filter(load_filter(FILTER), tmp_path / "none")
     assert command_line.has_weights("learn2pd")

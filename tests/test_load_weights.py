@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CHARACTERS, EOS, MASK, VOCABULARY, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import load_weights
+from conftest import CHARACTERS, EOS, MASK, VOCABULARY, random_model, random_prompt
 from lab import command_line
 from lab.save import save_adapter, save_model
 from load_weights import PREFIX, load_config, load_model, load_tokenizer
@@ -190,7 +190,7 @@ def test_a_merged_adapter_equals_the_unmerged_one(saved, tmp_path, config, scale
     ids = torch.tensor([random_prompt(0, 12)])
     before = plain(ids)
     for name, (a, b) in halves.items():
-        low_rank = lambda module, inputs, output, a=a, b=b: output + scale * (inputs[0] @ a.T) @ b.T  # noqa: E731
+        low_rank = lambda module, inputs, output, a=a, b=b: output + scale * (inputs[0] @ a.T) @ b.T
         plain.get_submodule(name).register_forward_hook(low_rank)
     merged = load_model(saved, adapter=tmp_path / "lora", device="cpu")
     torch.testing.assert_close(merged(ids), plain(ids), rtol=1e-4, atol=1e-4)

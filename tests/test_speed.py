@@ -4,12 +4,12 @@ from argparse import Namespace
 
 import pytest
 import torch
-from conftest import random_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import dllm
 import load_weights
+from conftest import random_model
 from lab import bench, speed
 
 SMALL = ["--shapes", "tiny", "--batch", "1", "--rounds", "1", "--prompt-length", "8", "--gen-length", "16", "--block-length", "4"]

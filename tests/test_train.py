@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random_model
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import random_model
 from lab import train
 from lab.tasks import problems
 from lab.tokenizer import build, chat

@@ -1,4 +1,4 @@
-"""A headless Chromium to look at pages with, driven over a pipe: the gallery's screenshots and the viewer's tests need no library for it.
+"""A headless Chromium to look at pages with, driven over a pipe: the viewer's tests need no library for it.
 
 Left out on purpose: everything but opening a page, running a line of script in it, pressing keys, and taking a picture.
 """
@@ -8,14 +8,12 @@ import itertools
 import json
 import os
 import select
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
-PROGRAM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+from lab.gallery import BROWSER as PROGRAM
+
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update
     --disable-sync --hide-scrollbars --remote-debugging-pipe""".split()
 PATIENCE = 60  # seconds to wait for any one answer
@@ -27,12 +25,7 @@ class Browser:
     def __enter__(self) -> "Browser":
         self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         (read, self.commands), (self.answers, write) = os.pipe(), os.pipe()
-        redirected = [
-            "bash",
-            "-c",
-            f'exec "$@" 3<&{read} 4>&{write}',
-            "bash",
-        ]  # Chromium's pipe: commands on 3, answers on 4
+        redirected = ["bash", "-c", f'exec "$@" 3<&{read} 4>&{write}', "bash"]  # Chromium's pipe: commands on 3, answers on 4
         self.process = subprocess.Popen(
             [*redirected, PROGRAM, *FLAGS, f"--user-data-dir={self.profile.name}", "about:blank"],
             pass_fds=(read, write),
@@ -49,12 +42,8 @@ class Browser:
         return self
 
     def attach(self) -> None:
-        target = next(
-            t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page"
-        )
-        self.session = self.call(
-            "Target.attachToTarget", targetId=target["targetId"], flatten=True
-        )["sessionId"]
+        target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
+        self.session = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -67,9 +56,7 @@ class Browser:
     def call(self, method: str, **parameters) -> dict:
         """Send one command of the DevTools protocol and wait for its answer; what happens meanwhile goes to `events`."""
         number = next(self.numbers)
-        message = {"id": number, "method": method, "params": parameters} | (
-            {"sessionId": self.session} if self.session else {}
-        )
+        message = {"id": number, "method": method, "params": parameters} | ({"sessionId": self.session} if self.session else {})
         os.write(self.commands, json.dumps(message).encode() + b"\0")
         while (answer := self.receive()).get("id") != number:
             self.events.append(answer)
@@ -88,26 +75,10 @@ class Browser:
         message, _, self.unread = self.unread.partition(b"\0")
         return json.loads(message)
 
-    def open(
-        self,
-        page: Path,
-        fragment: str = "",
-        width: int = 1200,
-        height: int = 800,
-        dark: bool = False,
-    ) -> None:
+    def open(self, page: Path, fragment: str = "", width: int = 1200, height: int = 800, dark: bool = False) -> None:
         """Load a file and wait until its scripts have run. width and height in CSS pixels."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=width < 600,
-        )
-        self.call(
-            "Emulation.setEmulatedMedia",
-            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=page.resolve().as_uri() + fragment)
         while self.run("document.readyState") != "complete":
@@ -115,41 +86,18 @@ class Browser:
 
     def run(self, script: str):
         """The value of an expression in the page."""
-        answer = self.call(
-            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
-        )
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
-            raise RuntimeError(
-                answer["exceptionDetails"]["exception"].get(
-                    "description", "an exception in the page"
-                )
-            )
+            raise RuntimeError(answer["exceptionDetails"]["exception"].get("description", "an exception in the page"))
         return answer["result"].get("value")
 
     def press(self, *keys: str) -> None:
         """Press keys as a person does, named as in KeyboardEvent.key."""
         for key in keys:
             text = {"text": key} if len(key) == 1 else {}
-            virtual = {
-                "Tab": 9,
-                " ": 32,
-                "End": 35,
-                "Home": 36,
-                "ArrowLeft": 37,
-                "ArrowUp": 38,
-                "ArrowRight": 39,
-                "ArrowDown": 40,
-            }[key]
-            self.call(
-                "Input.dispatchKeyEvent",
-                type="keyDown",
-                key=key,
-                windowsVirtualKeyCode=virtual,
-                **text,
-            )
-            self.call(
-                "Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=virtual
-            )
+            virtual = {"Tab": 9, " ": 32, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}[key]
+            self.call("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=virtual, **text)
+            self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=virtual)
 
     def picture(self, file: Path) -> None:
         """A PNG of what the window shows."""
