@@ -126,10 +126,12 @@ class Reader:
         `drafted`, int64 [b, n], in place."""
         if self.cache is None:
             self.cache = self.model.new_cache(len(s.live), s.x.shape[1])
-        else:  # all before the window is final, and computed, but for a token that was corrected
+        else:  # from what was written last, which may be corrected: all behind it has read another
             self.cache.keep(torch.isin(self.live, s.live).nonzero()[:, 0])
-            window = replace(window, final=window.start - 1)
-        self.live, at = s.live, causal(s, window)
+            written = s.written[s.live]
+            last = (written == written.amax(-1, keepdim=True)).cumsum(-1).argmax(-1)  # [b]
+            window = replace(window, final=min(int(last.min()), self.end))
+        self.live, self.end, at = s.live, window.end - 1, causal(s, window)
         at = at._replace(rows=scored(at, window, shift=1))
         ids = torch.cat((s.x[s.live, : window.start], drafted), 1)[:, at.query]  # [b, Q]
         start = s.start[s.live] if s.padded else None

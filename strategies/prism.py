@@ -37,6 +37,7 @@ class HierarchicalSearch:
     def __call__(self, s, steps: Iterator) -> Iterator:
         """Pass on the steps; prune between those of the first block, leave the best at the end."""
         n, generator = self.own.n, torch.Generator().manual_seed(s.settings.seed)
+        draws = torch.rand(s.block_length, n, s.block_length, generator=generator)  # by age, [n, L]
         pools = torch.arange(len(s.x)).view(-1, n).tolist()  # the rows of each prompt
         doubt = torch.zeros(s.x.shape, device=s.x.device)  # about each token when it was written
         forwards, nfe = s.forwards.new_zeros(len(pools)), 0
@@ -50,9 +51,8 @@ class HierarchicalSearch:
             ran = total[0] * (total[1] > 0)  # of all of a prompt's
             forwards, nfe = forwards + ran, nfe + int(ran.max())
             yield step
-            draw = torch.rand(n, s.block_length, generator=generator)  # for each prompt alike
-            children = self.prune(s, window, pools, doubt)
-            mask_again(s, window, doubt, children, self.own.remask, draw)
+            if children := self.prune(s, window, pools, doubt):
+                mask_again(s, window, doubt, children, self.own.remask, draws[window.age])
             s.retire()
         answers = [surest(s, doubt, pool, 1)[0] for pool in pools]
         s.x, s.written, s.forwards, s.nfe = s.x[answers], s.written[answers], forwards, nfe
@@ -62,7 +62,7 @@ class HierarchicalSearch:
         own, t, children = self.own, window.age + 1, []
         first, last = (int(x * s.block_length) for x in (own.search_from, own.search_to))
         source = {row: row for row in s.live.tolist()}  # which row each goes on from
-        for pool in [pool for pool in pools if s.held[pool[0]]]:
+        for pool in [pool for pool in pools if s.held[pool[0]] and s.forwards[pool[0]]]:
             over = t >= last or not (s.x[pool, window.start : window.end] == s.mask_id).any()
             if not over and (t < first or (t - first) % own.interval):
                 continue

@@ -47,7 +47,6 @@ def smoothing(
     growth: by how much the weight grows in each forward
     max_weight: what the weight stops at
     fall: by how much the threshold sinks in each forward, from 1; none starts where it ends
-    cache: as in fast-dllm; dInfer's own is vicinity
     """
     require(weight <= max_weight, "weight", weight, f"at most max_weight={max_weight:g}")
 

@@ -186,7 +186,7 @@ def test_what_cannot_be_compiled_runs_eagerly_after_one_line(capsys):
     assert err.count("\n") == 1 and "staying eager" in err
 
 
-# --- waits for the device ----------------------------------------------------------------------------------------------------------------
+# --- waits for the device -------------------------------------------------------------------------------------------------------------
 
 
 class Waits(TorchFunctionMode):
@@ -236,7 +236,10 @@ def waits(model, strategy: str, compile: bool, **own) -> tuple[int, int]:
 
 @plain_scores
 @pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.parametrize("strategy, own", [("llada", {}), ("fast-dllm", {"cache": "dual"}), ("streaming", {"window_size": 6}), ("localleap", {}), ("ar", {"block_length": 1})])  # fmt: skip
+@pytest.mark.parametrize(
+    "strategy, own",
+    [("llada", {}), ("fast-dllm", {"cache": "dual"}), ("streaming", {"window_size": 6}), ("localleap", {}), ("ar", {"block_length": 1})],
+)
 def test_a_forward_waits_once(step, strategy, own, compile):
     """Would catch a value that is read in the loop: the host then cannot launch the next forward while the device computes."""
     count, forwards = waits(step, strategy, compile, **own)
@@ -256,7 +259,7 @@ def test_waits_are_seen(step):
     assert count >= 2 * forwards
 
 
-# --- with the code generator ---------------------------------------------------------------------------------------------------------------
+# --- with the code generator ----------------------------------------------------------------------------------------------------------
 
 compiler = pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile needs a C++ compiler on a CPU"

@@ -59,9 +59,10 @@ class Drafter(Bigram):
     def __call__(self, ids, at, cache=None, start=None, added=None):
         query, own = self.indices(at.query), at.own
         cache = cache or Memory(len(ids), int(query[-1]) + 1, MASK)
-        cache.tokens[:, query] = ids if own is None else torch.where(own, ids, cache.tokens[:, query])
-        last, said = cache.tokens[:, 0], []
-        for position, token in enumerate(cache.tokens.T):
+        tokens = cache.tokens[0]  # of the one layer
+        tokens[:, query] = ids if own is None else torch.where(own, ids, tokens[:, query])
+        last, said = tokens[:, 0], []
+        for position, token in enumerate(tokens.T):
             said.append(self.table[last] + self.noise[position])
             last = torch.where(token == MASK, said[-1].argmax(-1), token)
         return torch.stack(said, 1)[:, query[at.rows]]

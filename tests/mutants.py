@@ -1,0 +1,402 @@
+"""Mutants: does a test fail when the code is wrong? Each fault below is put into a copy of the
+repository, whose tests must find it.
+
+    python tests/mutants.py                the whole list: run by hand, never by CI
+    python tests/mutants.py prism cache    those whose name or file holds one of these words
+    python tests/mutants.py --check        only whether all patches apply, and every system has one
+    python tests/mutants.py --control      the tests on a copy without a fault: they must pass
+    python tests/mutants.py --whole        what survives the tests named for it meets all others, too
+
+A mutant that survives is a missing test, or it computes the same: then it has no place in the list.
+"""
+
+import ast
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser, RawTextHelpFormatter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "runs", "shared")
+
+# A line `@ FILE: TESTS` names the file that the mutants below it change, and the test files that are
+# likeliest to find them. A mutant is the name of its fault, then what the code says => what the
+# fault says. The former must be there once; the shorter it is, the longer will the patch apply.
+MUTANTS = r"""
+@ dllm.py: test_dllm.py test_templates.py
+loop: the cap of steps is hit one forward late
+    self.nfe >= steps  =>  self.nfe > steps
+loop: sampling ignores the seed
+    manual_seed(s.settings.seed)  =>  manual_seed(0)
+loop: the mask may be written
+    logits[..., self.mask_id] = -inf  =>  logits[..., self.mask_id] += 0
+loop: eos=suppress suppresses nothing
+    self.eos == "suppress"  =>  self.eos == "suppressed"
+loop: eos=defer defers nothing
+    self.eos == "defer"  =>  self.eos == "deferred"
+loop: eos=stop ends a row before its block is full
+    ended = self.has_eos() & ~(masked & self.is_open()).flatten(1).any(-1)  =>  ended = self.has_eos()
+loop: an EOS of the padding ends a row
+    ((self.x == self.eos_id) & ~self.given)  =>  (self.x == self.eos_id)
+loop: a rule may edit what a template gave
+    & ~s.given[live, span]  =>
+loop: padding on the left is seen
+    starts += [start] * self.strategy.trajectories  =>  starts += [0] * self.strategy.trajectories
+guidance: the two halves are swapped
+    guided, unguided = logits.chunk(2)  =>  unguided, guided = logits.chunk(2)
+guidance: the scale is off by one
+    (self.settings.cfg_scale + 1) * (guided  =>  self.settings.cfg_scale * (guided
+counters: a finished row is still computed
+    if len(stay) < len(unfilled):  =>  if not stay:
+counters: a forward counts for rows that wait
+    s.forwards[live] += ran * candidates.any(-1)  =>  s.forwards[live] += ran
+counters: what a template gave counts as written
+    int((answer > 0).sum())  =>  len(answer)
+counters: a token is written one forward too early
+    masked_fill(commit, self.nfe)  =>  masked_fill(commit, self.nfe - 1)
+refusals: a prompt that just fits
+    len(row) + gen_length > most  =>  len(row) + gen_length >= most
+refusals: steps that do not divide among the blocks
+    and steps and steps % (G // L)  =>  and steps and steps % 1
+@ dllm.py: systems/test_smoothing.py test_dllm.py
+loop: a row that waits for the others grows older
+    s.forwards[live] += ran * candidates.any(-1)  =>  s.forwards[live] += 1
+@ dllm.py: test_layout.py
+house: started as a program the decoder is loaded twice
+    sys.modules["dllm"] = sys.modules[__name__]  =>  pass
+@ strategies/__init__.py: test_strategies.py test_dllm.py systems/test_d2f.py systems/test_fast_dllm.py
+loop: a block need not move where written cells were edited
+    ~(commit & candidates).any(-1, keepdim=True)  =>  ~commit.any(-1, keepdim=True)
+loop: ties go to the later position
+    masked_fill(~candidates, inf).argsort(dim=-1, stable=True)  =>  masked_fill(~candidates, inf).flip(-1).argsort(dim=-1, stable=True).sub(candidates.shape[-1] - 1).neg()
+loop: written cells are ranked among the masked
+    doubt.masked_fill(~candidates, inf)  =>  doubt
+loop: what a part inside another remembers is not forgotten
+    part.inside = fresh(part.inside)  =>  pass
+registry: the order is that of the imports
+    STRATEGIES[key] = STRATEGIES.pop(key)  =>  pass
+registry: only known files are found
+    *sorted(there - set(KNOWN))  =>  *()
+refusals: true where a number is asked for
+    right &= isinstance(value, bool) == (self.kind is bool)  =>  right &= True
+@ strategies/d2f.py: systems/test_fast_dllm.py systems/test_d2f.py
+refusals: a stale cache under pipelined blocks
+    trait(strategy.view, "settled") > 0  =>  False
+
+
+@ strategies/llada.py: systems/test_llada.py test_goldens.py
+llada: the remainder of the quota comes last
+    (masks + window.remaining - 1) // window.remaining  =>  masks // window.remaining
+llada: the narrowest margin is taken for the surest
+    1 - scores.margin  =>  scores.margin
+@ strategies/fast_dllm.py: systems/test_fast_dllm.py test_goldens.py
+fast-dllm: a token exactly as sure as the threshold is left
+    else sure >= threshold  =>  else sure > threshold
+fast-dllm: the factor's rank is off by one
+    factor / (place + 2)  =>  factor / (place + 1)
+fast-dllm: only the first block refreshes the cache
+    elif window.age == 0:  =>  elif window.start + window.age == s.prompt_length:
+fast-dllm: a frozen prefix keeps the last block's masks
+    first = window.final  =>  first = window.start
+@ strategies/localleap.py: systems/test_localleap.py test_goldens.py
+localleap: written cells are anchors, too
+    anchors = candidates & (  =>  anchors = (
+localleap: the neighbourhood is one wider
+    reach = min(radius, anchors  =>  reach = min(radius + 1, anchors
+@ strategies/streaming.py: systems/test_streaming.py test_goldens.py
+streaming: the threshold has sunk in a block's first forward
+    0.0 if window.age == 0 else confidence_alpha  =>  confidence_alpha
+streaming: the kept suffix does not count among the masks
+    (candidates.sum(-1, keepdim=True) + kept)  =>  (candidates.sum(-1, keepdim=True))
+streaming: the last slot of the canvas is pruned
+    visible[-1] = S - 1  =>  visible[-1] = near
+@ strategies/d2f.py: systems/test_d2f.py test_goldens.py test_dllm.py
+d2f: a block opens only beyond the threshold
+    [:, 0] >= add)  =>  [:, 0] > add)
+d2f: blocks open behind an EOS
+    more &= ~s.has_eos()  =>  more &= True
+d2f: a block sees the next one
+    return block[first:, None] >= block  =>  return block[first:, None] >= block - 1
+d2f: a token exactly as sure as the threshold is written
+    skip_threshold, strict=True  =>  skip_threshold, strict=False
+@ strategies/ar.py: systems/test_ar.py test_dllm.py
+ar: the prompt sees its own future
+    slice(0, end), mask)  =>  slice(0, end))
+
+
+@ strategies/hierarchy.py: systems/test_hierarchy.py
+hierarchy: the best of a run is written however unsure it is
+    & (scores.confidence > low)  =>
+@ strategies/saber.py: systems/test_saber.py
+saber: confidence is not lost since the forward before, but since the start
+    torch.where(commit, sure, self.chosen[live]), sure  =>  torch.where(commit, sure, self.chosen[live]), self.last[live]
+saber: the mean counts the forward, not the tokens so far
+    total / written.sum(-1, keepdim=True)  =>  total / candidates.shape[-1]
+@ strategies/conv.py: systems/test_conv.py
+conv: what stands before the block does not count
+    (width // 2, 0), value=1.0  =>  (width // 2, 0), value=0.0
+@ strategies/editing.py: systems/test_editing.py
+editing: a full block is edited
+    ~candidates & unfilled & (  =>  ~candidates & (
+@ strategies/credit.py: systems/test_credit.py
+credit: credit does not fade
+    self.beta * self.credit  =>  self.credit
+credit: the mask earns credit
+    s.forbid(logits)  =>  pass
+@ strategies/smoothing.py: systems/test_smoothing.py
+smoothing: the weight grows anew in each block
+    self.weigh(window.forwards)  =>  self.weigh(window.forwards * 0 + (window.age or 0))
+smoothing: a row of a pipeline has the threshold of another
+    sunk.repeat_interleave(len(candidates) // len(sunk))  =>  sunk.repeat(len(candidates) // len(sunk))
+@ strategies/dkv.py: systems/test_dkv.py
+dkv: everything is recomputed in a block's first forward only
+    window.age < 2 or  =>  window.age < 1 or
+dkv: what was just written keeps the keys of its mask
+    own = (s.x == s.mask_id) | (s.written == s.written.amax(-1, keepdim=True))  =>  own = (s.x == s.mask_id)
+@ strategies/drafts.py: systems/test_drafts.py systems/test_freedave.py systems/test_swift.py systems/test_spiffy.py
+freedave: the drafts are one too few
+    for n in range(1, depth)  =>  for n in range(1, depth - 1)
+freedave: a draft is accepted that is right somewhere
+    now[:, None]).all(-1)  =>  now[:, None]).any(-1)
+freedave: rows take each other's logits
+    self.logits[live, known  =>  self.logits[live.flip(0), known
+freedave: drafts write to the cache of what is decoded
+    s.cache and s.cache.pick(s.lines(lines))  =>  s.cache
+spiffy: a draft's second choice is its first
+    token[..., min(j, choices - 1)]  =>  token[..., 0]
+swift: the forward that drafts is not counted
+    s.ran[s.live[miss]] += 1  =>  s.ran[s.live[miss]] += at.skip == ()
+@ strategies/swift.py: systems/test_swift.py
+swift: the first layer is left out, too
+    slice(1, -1, 2)  =>  slice(0, -1, 2)
+@ strategies/spiffy.py: systems/test_spiffy.py
+spiffy: the graph of a file is not used
+    CALIBRATED if graph is None else  =>  CALIBRATED if True else
+@ strategies/dllm_var.py: systems/test_dllm_var.py
+dllm-var: the canvas grows on behind an EOS
+    growing, serial, eos="stop"  =>  growing, serial, eos="fill"
+@ strategies/learn2pd.py: systems/test_learn2pd.py
+learn2pd: written cells count as unsure
+    torch.where(candidates, scores.confidence, 1.0)  =>  torch.where(candidates, scores.confidence, 0.0)
+@ strategies/sparse.py: systems/test_sparse.py
+sparse: what the first forward asks for decides
+    if window.age == 0:  # the first forward does not show yet what matters  =>  if window.age == 1:
+sparse: padding counts among the slots to share
+    (~padding).sum(-1, keepdim=True)  =>  torch.ones_like(padding).sum(-1, keepdim=True)
+sparse: what was asked for least is kept
+    descending=True  =>  descending=False
+sparse: all layers see what the first keeps
+    kept, mask = layer.cache.kept, layer.at.mask  =>  kept, mask = layer.cache.kept.sort().values[:, :1].expand_as(layer.cache.kept), layer.at.mask
+@ strategies/dllm_cache.py: systems/test_dllm_cache.py
+dllm-cache: the prompt is computed once a block
+    window.age % prompt_interval_steps == 0  =>  window.age == 0
+dllm-cache: the tokens that changed least are renewed
+    alike.argsort(stable=True)  =>  alike.argsort(stable=True, descending=True)
+@ strategies/d3llm.py: systems/test_d3llm.py
+d3llm: a block is kept one forward too early
+    (seen > delay)  =>  (seen >= delay)
+@ strategies/guides.py: systems/test_guides.py
+apd: the shares of the two models are swapped
+    self.share * logits + (1 - self.share) * self.read(s, window, drafted)  =>  (1 - self.share) * logits + self.share * self.read(s, window, drafted)
+apd: the guide does not draw by the noise of the draft
+    target if noise is None else target + noise  =>  target
+apd: one token too few is recomputed
+    (low - recompute).clamp  =>  (low - recompute + 1).clamp
+guided: one choice too many is accepted
+    (better < self.top)  =>  (better <= self.top)
+refusals: a guide beside a cache that asks for the age of a block
+    in_flight(strategy)  =>  pass
+@ strategies/guides.py: test_templates.py
+guided: what a template gives behind a corrected token was read after its draft
+    min(int(last.min()), self.end)  =>  window.start - 1
+@ strategies/prism.py: systems/test_prism.py
+prism: the longest answer scores worst
+    / counted.sum(-1).clamp(min=1)  =>
+prism: the width is rounded down
+    math.ceil(  =>  math.floor(
+prism: the surest tokens are masked again
+    rank(-doubt[rows, block]  =>  rank(doubt[rows, block]
+prism: a copy is as sure as the row whose place it takes
+    doubt[rows] = doubt[parents]  =>  pass
+@ strategies/prism.py: test_templates.py
+prism: the search of a prompt ends in another's first block
+    and s.forwards[pool[0]]  =>
+@ dllm.py: systems/test_prism.py
+prism: an EOS that was deferred counts as unsure
+    at, scores, candidates, commit, token  =>  at, ordered, candidates, commit, token
+prism: a copy has the cache of another
+    torch.searchsorted(self.live, parents)  =>  torch.searchsorted(self.live, rows)
+
+
+@ model.py: test_model.py test_dllm.py
+model: positions count from where the query begins
+    positions = self.indices(query)  =>  positions = torch.arange(Q, device=self.device)
+model: the first token behind the padding is not seen
+    >= start[:, None])  =>  > start[:, None])
+model: a norm is scaled before it is rounded
+    eps=self.eps).to(h.dtype) * self.weight  =>  eps=self.eps).mul(self.weight).to(h.dtype)
+model: int8 has one step more than it can hold
+    / 127  =>  / 128
+model: attention reads what the slots held before
+    cache.write(query, k, v, own)  =>  cache.each(torch.clone).write(query, k, v, own)
+model: a row overwrites keys that are not its own
+    elif own is None:  =>  elif True:
+model: slots of each row's own are those of the first
+    slots[rows_of(query), :, query] = new  =>  slots[rows_of(query), :, query[:1]] = new
+
+
+@ kernels.py: test_kernels.py test_dllm.py
+scores: noise is drawn in 32 bits
+    else torch.float64  =>  else torch.float32
+scores: a sampled token is as sure as the likeliest
+    sampled == token, doubt,  =>  sampled == sampled, doubt,
+scores: entropy of what is forbidden is NaN
+    log_odds.clamp(min=NEVER)  =>  log_odds
+scores: bfloat16 is not widened
+    z = logits.float()  =>  z = logits
+
+
+@ load_weights.py: test_load_weights.py test_tiny.py
+weights: an adapter of rsLoRA has LoRA's scale
+    math.sqrt(rank) if config.get("use_rslora") else rank  =>  rank
+weights: a key that nobody knows is ignored
+    value not in (None, False)  =>  value is True
+weights: the chat template does not ask for an answer
+    add_generation_prompt=True  =>  add_generation_prompt=False
+
+
+@ compiled.py: test_compiled.py
+compiled: padding on the left is seen
+    ids.new_zeros(Bp) if start is None else  =>  ids.new_zeros(Bp) if True else
+compiled: a shorter batch keeps the caches of its first rows
+    rows = super().pick(batch)  =>  rows = super().pick(torch.arange(len(batch)))
+compiled: memory is lent twice
+    free.pop() if free else  =>  free[-1] if free else
+compiled: compiling counts as decoding
+    time.perf_counter() - self.compiling  =>  time.perf_counter()
+compiled: each forward waits for the device to know its own shape
+    seen = slice(0, Q if  =>  seen = slice(0, int(places[-1]) + 1 if
+"""
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: list[str]  # files in tests/, the likeliest first
+
+    def apply(self, folder: Path) -> None:
+        """Put the fault into a copy; ValueError if it does not fit the code there."""
+        source = (folder / self.file).read_text()
+        if (times := source.count(self.old)) != 1:
+            raise ValueError(f"{self.name}: {self.file} has it {times} times, not once: {self.old}")
+        source = source.replace(self.old, self.new)
+        ast.parse(source)  # SyntaxError: every test would find that
+        (folder / self.file).write_text(source)
+
+
+def read(text: str) -> list[Mutant]:
+    mutants, name, file, tests = [], "", "", ""
+    for line in text.splitlines():
+        if line.startswith("@ "):
+            file, tests = line[2:].split(": ")
+        elif line.startswith("    "):
+            old, new = line[4:].split("  =>")
+            mutants.append(Mutant(name, file, old, new.strip(), tests.split()))
+        elif line:
+            name = line
+    return mutants
+
+
+def check(mutants: list[Mutant]) -> None:
+    """ValueError or SyntaxError unless all patches apply and every strategy has one."""
+    if not mutants:
+        raise ValueError("no mutant has such a name")
+    for mutant in mutants:
+        with tempfile.TemporaryDirectory() as temporary:
+            copy = Path(temporary, mutant.file)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / mutant.file, copy)
+            mutant.apply(Path(temporary))
+    code = "".join(f.read_text() for f in (*ROOT.glob("*.py"), *ROOT.glob("strategies/*.py")))
+    named = set(re.findall(r'^@named\("([\w-]+)"\)', code, re.MULTILINE))
+    if without := named - {mutant.name.split(":")[0] for mutant in read(MUTANTS)}:
+        raise ValueError(f"systems without a mutant: {', '.join(sorted(without))}")
+
+
+def first_failure(folder: Path, tests: list[str], limit: float) -> str:
+    """The first test that fails in this folder, "" if none; "no end" after so many seconds."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", *(f"tests/{name}" for name in tests)],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        return "no end"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # with what the tests have started
+            process.wait()
+    if process.returncode == 0:
+        return ""
+    if failed := re.search(r"^(?:FAILED|ERROR) (?:tests/)?(\S+)", output, re.MULTILINE):
+        return failed[1]
+    raise RuntimeError(f"pytest {' '.join(tests)} ends without a verdict: {output[-200:]}")
+
+
+def judge(mutant: Mutant, limit: float, whole: bool) -> tuple[str, float]:
+    """What kills a mutant, as `first_failure` says it, and after how many seconds."""
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(shutil.copytree(ROOT, Path(temporary, "copy"), ignore=LEFT_OUT))
+        mutant.apply(folder)
+        killer = first_failure(folder, mutant.tests, limit)
+        if whole and not killer:
+            every = {file.name for file in (folder / "tests").glob("test_*.py")}
+            killer = first_failure(folder, sorted(every.difference(mutant.tests)), 4 * limit)
+    return killer, time.perf_counter() - began
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, formatter_class=RawTextHelpFormatter)
+    parser.add_argument("words", nargs="*", help="of names or files; default all")
+    for flag in ("--check", "--control", "--whole"):
+        parser.add_argument(flag, action="store_true", help="see above")
+    parser.add_argument("--jobs", type=int, default=1, choices=(1, 2), help="mutants at a time")
+    parser.add_argument("--limit", type=float, default=600, help="seconds for its tests")
+    args = parser.parse_args()
+    named = lambda m: any(word in f"{m.name} {m.file}" for word in args.words)  # noqa: E731
+    mutants = [mutant for mutant in read(MUTANTS) if not args.words or named(mutant)]
+    try:
+        check(mutants)
+    except (OSError, ValueError, SyntaxError) as error:
+        parser.error(str(error))
+    if args.check:
+        return print(len(mutants), "patches apply")
+    if args.control:
+        tests = sorted({name for mutant in mutants for name in mutant.tests})
+        text = (ROOT / "dllm.py").read_text()
+        nothing = Mutant("no fault", "dllm.py", text, text, tests)
+        return print(judge(nothing, 8 * args.limit, False)[0] or "they pass")
+    fates = []
+    with ThreadPoolExecutor(args.jobs) as pool:
+        results = pool.map(lambda mutant: judge(mutant, args.limit, args.whole), mutants)
+        for mutant, (killer, seconds) in zip(mutants, results):
+            fates.append("hung" if killer == "no end" else "killed" if killer else "SURVIVED")
+            print(f"{fates[-1]:8} {seconds:4.0f} s  {mutant.name}  {killer}", flush=True)
+    counts = (f"{fates.count(fate)} {fate}" for fate in ("killed", "hung", "SURVIVED"))
+    print(f"{len(fates)} mutants:", ", ".join(counts))
+
+
+if __name__ == "__main__":
+    main()
