@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import ONE
 
 import strategies
 from model import Pass
+from shared import ONE
 from strategies import (
     KNOWN,
     STRATEGIES,
