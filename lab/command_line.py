@@ -123,11 +123,16 @@ def command_line() -> Parser:
     return parser
 
 
+def summary(builder: Callable) -> str:
+    """The first sentence of a builder's docstring: its paper and what it does."""
+    return " ".join(inspect.getdoc(builder).partition("\n\n")[0].split())
+
+
 def strategy_table() -> str:
     """Every strategy with its settings, their defaults and meanings, as text."""
     lines = []
     for name, builder in STRATEGIES.items():
-        lines.append(f"{name}\n  {inspect.getdoc(builder).splitlines()[0]}")
+        lines.append(f"{name}\n  {summary(builder)}")
         for option in options(builder).values():
             lines.append(f"    {flag(option.name)} {shown(option.default)}: {option.meaning}")
     return "\n".join(lines)

@@ -145,7 +145,7 @@ def counted(result: Result, right: int) -> Counter:
     """What a decode adds to the sums of its contender, over the problems as if each came alone."""
     n, (local, everywhere) = len(result.lengths), ar_ness(result)
     sums = {"problems": n, "right": right, "rows": result.rows, "seconds": result.seconds}
-    sums |= {"forwards": sum(result.forwards), "tokens": sum(result.lengths)}  # before the first EOS
+    sums |= {"forwards": sum(result.forwards), "tokens": sum(result.lengths)}  # before an EOS
     return Counter(sums | {"ar_ness_local": local * n, "ar_ness_global": everywhere * n})
 
 

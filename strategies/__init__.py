@@ -262,7 +262,7 @@ class Option(NamedTuple):
         require(right, self.name, value, f"a value of type {self.kind.__name__}")
         if self.kind in (int, float):
             low, high = self.range
-            valid = f"at least {low}" if high == inf else f"between {low} and {high}"
+            valid = f"between {low} and {high}" if high < 1e300 else f"at least {low}"
             require(low <= value <= high, self.name, value, valid)
 
 
