@@ -23,7 +23,6 @@ from model import Config, Int8Linear, Linear, LLaDA
 
 PREFIX = "model.transformer."  # of every tensor name in a LLaDA checkpoint
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
 
 
 def load_model(
@@ -191,7 +190,8 @@ def check_headers(folder: Path, files: list[Path], shapes: dict[str, tuple]) -> 
                 other = f"has shape {header.get_shape()}, config.json implies {list(planned)}"
                 refuse(tuple(header.get_shape()) != planned, file, f"tensor {name} {other}")
                 kind = f"{header.get_dtype()}, expected floating-point weights"
-                refuse(header.get_dtype() not in FLOATS, file, f"tensor {name} is {kind}")
+                floats = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
+                refuse(header.get_dtype() not in floats, file, f"tensor {name} is {kind}")
     if missing := [name for name in shapes if name not in seen]:
         count = f"({len(missing)} of {len(shapes)} are)"
         raise ValueError(f"{folder}: tensor {missing[0]} is missing {count}")

@@ -195,12 +195,9 @@ KNOWN = (
 
 
 def named(name: str, either: tuple[str, ...] = ()) -> Callable:
-    """Enter a builder into STRATEGIES. Its keyword arguments are the settings.
-
-    An annotation says the type and, in a note, the range or the meaning; so does a line
-    `name: meaning` of the docstring, which indented lines go on.
-    either: settings of which a caller may give one
-    """
+    """Enter a builder into STRATEGIES. Its keyword arguments are the settings: an annotation says
+    the type and, in a note, the range or the meaning; so does a line `name: meaning` of the
+    docstring, which indented lines go on. either: settings of which a caller may give one."""
     return lambda builder: STRATEGIES.setdefault(name, has(either=either)(builder))
 
 

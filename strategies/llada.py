@@ -48,9 +48,7 @@ ORDERS: dict[str, Callable[[Scores, torch.Generator], Tensor] | None] = {
     "low_confidence": None,
     "margin": lambda scores, generator: 1 - scores.margin,
     "entropy": lambda scores, generator: scores.entropy,
-    "random": lambda scores, generator: torch.rand(
-        scores.doubt.shape, device=scores.doubt.device, generator=generator
-    ),
+    "random": lambda scores, draw: torch.empty_like(scores.doubt).uniform_(generator=draw),
 }
 OrderName = Literal["low_confidence", "margin", "entropy", "random"]
 
