@@ -270,7 +270,7 @@ weights: an adapter of rsLoRA has LoRA's scale
 weights: a key that nobody knows is ignored
     value not in (None, False)  =>  value is True
 weights: the chat template does not ask for an answer
-    add_generation_prompt=True  =>  add_generation_prompt=False
+    "add_generation_prompt": True  =>  "add_generation_prompt": False
 
 
 @ compiled.py: test_compiled.py
