@@ -288,7 +288,6 @@ def test_generated_code_writes_the_same_tokens(generated, capsys):
     """Would catch a fusion that changes a result: a batch of two with padding, over the block and over all, and the scores."""
     settings = {"cache": "dual", "gen_length": 32, "block_length": 16}
     prompts = [random_prompt(0, 450), random_prompt(1, 440)]
-
     eager, fast = (generate(generated, prompts, "fast-dllm", compile=choice, **settings) for choice in (False, True))
     assert fast.tokens.equal(eager.tokens) and fast.nfe == eager.nfe
     assert "staying eager" not in capsys.readouterr().err and generated.fast.programs
