@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # so that a bare `pytest`
 
 from lab.save import save_filter, save_model
 from model import Config, LLaDA
+from strategies import STRATEGIES
 
 torch.set_num_threads(1)  # these models are so small that a second thread only waits
 settings.register_profile("default", deadline=None, max_examples=10, derandomize=True)
@@ -52,6 +53,15 @@ def random_filter(k: int, seed: int = 0) -> str:
 
 def random_prompt(seed: int, length: int) -> list[int]:
     return torch.randint(0, EOS, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registry():
+    """Rules of one's own, and files that a test puts into strategies/, are gone when its module ends."""
+    before = dict(STRATEGIES)
+    yield
+    STRATEGIES.clear()
+    STRATEGIES.update(before)
 
 
 @pytest.fixture
