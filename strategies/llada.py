@@ -55,10 +55,8 @@ OrderName = Literal["low_confidence", "margin", "entropy", "random"]
 
 @named("llada")
 def llada(remasking: OrderName = "low_confidence") -> Strategy:
-    """LLaDA (arXiv 2502.09992): a fixed number of the surest tokens each forward, the whole canvas
-    recomputed.
+    """LLaDA (arXiv 2502.09992): a fixed number of the surest tokens each forward, nothing reused.
 
-    remasking: which are the surest: of the least doubt, the widest margin over the second choice,
-        the least entropy, or any at random
+    remasking: the surest are those of least doubt, widest margin, least entropy, or any at random
     """
     return Strategy(quota, full, serial, order=ORDERS[remasking])

@@ -116,6 +116,18 @@ def test_a_file_in_the_folder_is_found_by_being_there(tmp_path, monkeypatch):
     assert list(STRATEGIES) == before
 
 
+def test_a_system_whose_parts_are_not_there_is_left_out_with_a_line(tmp_path, monkeypatch, capsys):
+    """Would catch a deleted file that takes all systems along, and any other missing module, which is a fault and no deletion."""
+    monkeypatch.setattr(strategies, "__path__", [*strategies.__path__, str(tmp_path)])
+    before = list(STRATEGIES)
+    (tmp_path / "lonely.py").write_text("from strategies.deleted import part\n")
+    discover()
+    assert capsys.readouterr().err == "strategies/lonely.py is left out: no module strategies.deleted\n" and list(STRATEGIES) == before
+    (tmp_path / "lonely.py").write_text("import no_such_library\n")
+    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+        discover()
+
+
 def test_a_builder_is_entered_once():
     """Would catch a second file that takes a name away from the first."""
     first, second = (lambda: None), (lambda: None)
