@@ -48,13 +48,14 @@ def test_every_strategy_has_a_page_that_names_its_paper():
         assert all(paper in page for paper in re.findall(r"arXiv [\d.]+\d", builder.__doc__))
 
 
-def test_the_readme_has_exactly_two_set_up_commands_and_ci_runs_the_second():
+def test_the_readme_has_exactly_two_set_up_commands_and_ci_runs_both():
     """Would catch a set-up that needs a third step, and a CI that tests something else than the README says."""
     setup = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("python3 -m venv")]
     assert len(setup) == 2 and all("pip install -r requirements.txt" in line for line in setup)
     assert setup[1].endswith(".venv/bin/python -m pytest")
-    pattern = re.search(r"grep -m 1 '(.*)' README.md", (ROOT / ".ci" / "run").read_text())[1]
-    assert [line for line in setup if re.search(pattern, line)] == [setup[1]]
+    for script, command in zip(("pythons", "run"), setup):
+        pattern = re.search(r"grep -m 1 '(.*)' README.md", (ROOT / ".ci" / script).read_text())[1]
+        assert [line for line in setup if re.search(pattern, line)] == [command]
 
 
 def test_line_counts_in_the_readme_are_right():
