@@ -167,7 +167,7 @@ class Compiled:
         room = whole_slots(Q) if cache is None else cache.memory.k.shape[3]
         Bp, Qp, Rp = size(B), min(positions(Q), room), positions(len(wanted))
         lines, places = self.padded(B, Bp), self.padded(Q, Qp)
-        each = lambda t: t if t is None else t[lines[:, None], places]  # noqa: E731
+        each = lambda t: t if t is None else t[lines[:, None], places]
         room = Qp if cache is None else room
         seen = slice(0, Q if cache is None else cache.slots) if at.visible is None else at.visible
         allowed = self.allowed(at.mask, seen, lines, places, room)

@@ -412,7 +412,7 @@ def plan(strategy, settings: dict, template_length=None) -> tuple[Strategy, Sett
         valid = f"{strategy.block_length}, which is what this strategy was made for"
         require(L == strategy.block_length, "block_length", L, valid)
     G = -(-template_length // L) * L if template_length is not None else G
-    nearest = lambda n, of: f"the nearest is {max(1, round(n / of)) * of}"  # noqa: E731
+    nearest = lambda n, of: f"the nearest is {max(1, round(n / of)) * of}"
     if G % L:
         wrong = f"gen_length {G} is not a multiple of block_length {L}"
         raise ValueError(f"{wrong}: {nearest(G, L)}")

@@ -68,11 +68,9 @@ class Linear(nn.Linear):
 
 
 class Int8Linear(nn.Module):
-    """A matrix whose rows are whole numbers of 8 bits times a scale each: half of bfloat16.
-
-    Its weights are exact to half a step of the scale. The product is computed in the dtype of x,
-    which holds these numbers exactly; compiled, no such copy of the matrix is stored.
-    """
+    """A matrix whose rows are whole numbers of 8 bits times a scale each, exact to half a step of
+    the scale: half of bfloat16. The product is computed in the dtype of x, which holds these
+    numbers exactly; compiled, no such copy of the matrix is stored."""
 
     def __init__(self, weight: Tensor):
         super().__init__()
@@ -154,7 +152,8 @@ class Cache:
         own, bool [B, Q], only those."""
         for slots, new in ((self.k, k), (self.v, v)):  # each [B, G, S, D]
             if isinstance(query, Tensor) and query.dim() == 2:
-                slots[rows_of(query), :, query] = new.transpose(1, 2)
+                rows = torch.arange(len(query), device=query.device)[:, None]
+                slots[rows, :, query] = new.transpose(1, 2)
             elif own is None:
                 slots[:, :, query] = new
             else:
@@ -163,8 +162,8 @@ class Cache:
     def read(self, visible: Slots) -> tuple[Tensor, Tensor]:
         """Keys and values of these slots, int64 [B, K] if each row has others: [B, G, K, D]."""
         if isinstance(visible, Tensor) and visible.dim() == 2:
-            lines = rows_of(visible)
-            return tuple(slots[lines, :, visible].transpose(1, 2) for slots in (self.k, self.v))
+            rows = torch.arange(len(visible), device=visible.device)[:, None]
+            return tuple(slots[rows, :, visible].transpose(1, 2) for slots in (self.k, self.v))
         return self.k[:, :, visible], self.v[:, :, visible]
 
     def keep(self, batch: Tensor) -> None:
@@ -174,11 +173,6 @@ class Cache:
     def pick(self, batch: Tensor) -> "Cache":
         """Another cache with a copy of these rows, int64 [m], any of them several times."""
         return self.each(lambda tensor: tensor[:, batch])
-
-
-def rows_of(slots: Tensor) -> Tensor:
-    """The row numbers [B, 1] that go with slots of each row's own, [B, n], as indices."""
-    return torch.arange(len(slots), device=slots.device)[:, None]
 
 
 class Block(nn.Module):

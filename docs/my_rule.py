@@ -1,4 +1,4 @@
-"""A commit rule of one's own: `--strategy docs/my_rule.py:rule`. docs/idea.md says what it is given and what it returns."""
+"""A commit rule of one's own: `--strategy docs/my_rule.py:rule`. docs/idea.md says how."""
 
 
 def rule(scores, candidates, window):

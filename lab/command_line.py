@@ -1,236 +1,289 @@
 """The command line of dllm.py: `python dllm.py --prompt "..."`, or `--chat`, or `--prompts FILE`.
 
-The answer goes to stdout, everything else to stderr. Whatever is wrong with the input is one line and exit code 2, before any work. The flags
-of settings are made from their declarations in dllm.py; what looks at a decode, and every other way to ask, is imported only when its flag
-asks for it.
+The answer goes to stdout, everything else to stderr. Whatever is wrong with the input is one line
+and exit code 2, before any work. The flags of settings are made from their declarations in dllm.py;
+what looks at a decode, and every other way to ask, is imported only when its flag asks for it.
 """
 
-import argparse
-import functools
 import inspect
 import json
 import os
 import re
 import sys
+from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from dllm import DEFAULT, STRATEGIES, Settings, StepLimit, Strategy, finish, plan, prepare, steps
+from dllm import DEFAULT, Settings, StepLimit, check_prompt, finish, plan, prepare, stream
+from lab import infill, own_rule
+from lab.files import check_place, whole_text, write
 from load_weights import DTYPES, load_config, load_model, load_tokenizer
 from model import LLaDA
-from options import Option, check_prompt, options
-from related import FILTER
+from strategies import STRATEGIES, Option, Strategy, options, require
 
 TINY = Path(__file__).parent.parent / "weights" / "tiny"
 
+FLAGS = {  # but those of settings; a value is taken by those that name one
+    "--prompt TEXT": "the question, or - to read it from standard input",
+    "--infill TEXT": "fill the holes of a text (of the answer to a prompt): ___, or ___5 for five",
+    "--chat": "talk, turn by turn, until the input ends",
+    "--prompts FILE": "answer a file of prompts in JSON lines; goes on where it was stopped",
+    "--out FILE": "where the answers to --prompts go",
+    "--batch-size X": "how many of --prompts are answered together (default 8)",
+    "--strategy NAME": f"{' | '.join(STRATEGIES)} | list (default {DEFAULT})",
+    "--model MODEL": "a folder, a Hugging Face id, or oracle:NAME (default the embedded one)",
+    "--adapter ADAPTER": "a LoRA adapter in PEFT layout to merge: a folder or a Hugging Face id",
+    "--raw": "take the prompt as it is instead of putting it into the chat template",
+    "--show-prompt": "print first the prompt as the model sees it",
+    "--json": "print the counters as one line of JSON, on stderr like their plain form",
+    "--device DEVICE": "cpu, cuda, cuda:1, mps (default the first there is)",
+    f"--dtype {'|'.join(DTYPES)}": "of the weights (default float32 on a CPU, else bfloat16)",
+    "--int8": "keep the matrices in 8 bits: half the memory, nearly the same answers",
+    "--offline": "fetch nothing: a Hugging Face id must be on this machine already",
+    "--watch SECONDS": "draw each forward, and show it for so long (default 0.1)",
+    "--explain": "say in words what each forward does, on stderr",
+    "--trace FILE": "record every forward: run.jsonl to work with, run.html to look at",
+}
+VALUES = {
+    "--batch-size": {"type": int},
+    "--strategy": {"default": DEFAULT},
+    "--dtype": {"choices": DTYPES},
+    "--watch": {"type": float, "nargs": "?", "const": 0.1},
+}
+APART = {  # flags that have no meaning together
+    "chat": ("prompt", "prompts", "infill", "trace", "raw", "show_prompt"),
+    "prompts": ("prompt", "infill", "trace", "watch", "explain", "show_prompt"),
+}
+TOGETHER = {"out": "prompts", "batch_size": "prompts", "prompts": "out"}
 
-def strategy_table() -> str:
-    """Every strategy with its settings, their defaults and meanings, as text."""
-    lines = []
-    for name, builder in STRATEGIES.items():
-        lines.append(f"{name}\n  {inspect.getdoc(builder).splitlines()[0]}")
-        for option in options(builder).values():
-            lines.append(f"    --{option.name.replace('_', '-')} {shown(option.default)}: {option.meaning}")
-    return "\n".join(lines)
 
-
-class Parser(argparse.ArgumentParser):
-    """Errors are one line, --gen_length is --gen-length, and the flags of settings come from their declarations."""
+class Parser(ArgumentParser):
+    """Errors are one line, --gen_length is --gen-length, and settings become flags."""
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
 
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else args
-        return super().parse_known_args([re.sub(r"^--\w+", lambda flag: flag[0].replace("_", "-"), arg) for arg in args], namespace)
+        dashed = [re.sub(r"^--\w+", lambda name: name[0].replace("_", "-"), arg) for arg in args]
+        return super().parse_known_args(dashed, namespace)
 
     def add_option(self, option: Option, note: str = "") -> None:
-        """Add the flag of a setting. What is not given is absent, so that no default stands here a second time."""
-        choices = f" ({' | '.join(option.choices)})" if option.choices else ""
-        flag, how = "--" + option.name.replace("_", "-"), {"default": argparse.SUPPRESS}
-        how["help"] = f"{option.meaning}{choices}{note}".replace("%", "%%")
-        if option.kind is bool:
-            self.add_argument(flag, action=argparse.BooleanOptionalAction, **how)
-            return
+        """Add the flag of a setting. What is not given is absent: no default stands here again."""
 
         def convert(text: str):
-            return option.read(text)
+            return read_value(option, text)
 
         convert.__name__ = option.kind.__name__  # which argparse's message names
-        self.add_argument(flag, type=convert, metavar="X", **how)
+        choices = f" ({' | '.join(option.choices)})" if option.choices else ""
+        how = {"type": convert, "metavar": "X"}
+        if option.kind is bool:
+            how = {"action": BooleanOptionalAction}
+        how |= {"default": SUPPRESS, "help": f"{option.meaning}{choices}{note}".replace("%", "%%")}
+        self.add_argument(flag(option.name), **how)
 
 
-def command_line() -> Parser:
-    parser = Parser(prog="dllm.py", description="Answer a prompt with a diffusion language model.", allow_abbrev=False)
-    parser.add_argument("--prompt", help="the question, or - to read it from standard input")
-    parser.add_argument(
-        "--infill", metavar="TEXT", help="fill the holes of a text, ___ for one token, ___5 for five; beside a prompt, of its answer"
-    )
-    parser.add_argument("--chat", action="store_true", help="talk, turn by turn, until the input ends")
-    parser.add_argument("--prompts", metavar="FILE", help="answer the prompts of a file of JSON lines; goes on where it was stopped")
-    parser.add_argument("--out", metavar="FILE", help="where the answers to --prompts go")
-    parser.add_argument("--batch-size", type=int, metavar="X", help="how many of --prompts are answered together (default 8)")
-    parser.add_argument("--strategy", default=DEFAULT, metavar="NAME", help=f"{' | '.join(STRATEGIES)} | list (default {DEFAULT})")
-    parser.add_argument("--model", help="a folder, a Hugging Face id, or oracle:NAME (default the embedded one made for the strategy)")
-    parser.add_argument("--adapter", help="a LoRA adapter in PEFT layout to merge: a folder or a Hugging Face id")
-    parser.add_argument("--raw", action="store_true", help="take the prompt as it is instead of putting it into the chat template")
-    parser.add_argument("--show-prompt", action="store_true", help="print first the prompt as the model sees it")
-    parser.add_argument("--json", action="store_true", help="print the counters as one line of JSON, on stderr like their plain form")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default the first there is)")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default float32 on a CPU, else bfloat16)")
-    parser.add_argument("--int8", action="store_true", help="keep the matrices in 8 bits: half the memory, nearly the same answers")
-    parser.add_argument("--offline", action="store_true", help="fetch nothing: a Hugging Face id must be on this machine already")
-    parser.add_argument("--watch", type=float, nargs="?", const=0.1, metavar="SECONDS", help="draw each forward, for so long (default 0.1)")
-    parser.add_argument("--explain", action="store_true", help="say in words what each forward does, on stderr")
-    parser.add_argument("--trace", metavar="FILE", help="record every forward: run.jsonl to work with, run.html to look at")
-    for option in options(Settings).values():
-        parser.add_option(option, "" if option.default is None else f" (default {option.default})")
-    takers: dict[str, list[tuple[str, Option]]] = {}
-    for name, builder in STRATEGIES.items():
-        for option in options(builder).values():
-            takers.setdefault(option.name, []).append((name, option))
-    for pairs in takers.values():
-        differ = len({option.meaning for _, option in pairs if not option.meaning.startswith("as in")}) > 1
-        note = f" (in {pairs[0][0]}; the others: --strategy list)" if differ else ""
-        parser.add_option(pairs[0][1], f"{note} [default in {', '.join(f'{name} {shown(option.default)}' for name, option in pairs)}]")
-    parser.set_defaults(flags=(*options(Settings), *takers), split=None)
-    return parser
+def read_value(option: Option, text: str):
+    """The value of a setting that a text stands for; ValueError if it is of another type."""
+    if text == "none" and option.optional:
+        return None
+    if option.kind is bool:
+        return {"true": True, "false": False}.get(text, text)
+    return text if option.kind is LLaDA else option.kind(text)  # `open_model` loads what is there
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def shown(default: object) -> str:
     return "none" if default is None else str(default)
 
 
+def command_line() -> Parser:
+    about = "Answer a prompt with a diffusion language model."
+    parser = Parser(prog="dllm.py", description=about, allow_abbrev=False)
+    for words, meaning in FLAGS.items():
+        name, _, metavar = words.partition(" ")
+        how = {"metavar": metavar, **VALUES.get(name, {})} if metavar else {"action": "store_true"}
+        parser.add_argument(name, help=meaning, **how)
+    for option in options(Settings).values():
+        parser.add_option(option, "" if option.default is None else f" (default {option.default})")
+    takers: dict[str, tuple[Option, list[str]]] = {}
+    for name, builder in STRATEGIES.items():
+        for option in options(builder).values():
+            _, defaults = takers.setdefault(option.name, (option, []))
+            defaults.append(f"{name} {shown(option.default)}")
+    for option, defaults in takers.values():
+        parser.add_option(option, f" [default in {', '.join(defaults)}]")
+    parser.set_defaults(flags=(*options(Settings), *takers), split=None)
+    return parser
+
+
+def summary(builder: Callable) -> str:
+    """The first sentence of a builder's docstring: its paper and what it does."""
+    return " ".join(inspect.getdoc(builder).partition("\n\n")[0].split())
+
+
+def strategy_table() -> str:
+    """Every strategy with its settings, their defaults and meanings, as text."""
+    lines = []
+    for name, builder in STRATEGIES.items():
+        lines.append(f"{name}\n  {summary(builder)}")
+        for option in options(builder).values():
+            lines.append(f"    {flag(option.name)} {shown(option.default)}: {option.meaning}")
+    return "\n".join(lines)
+
+
+def check_flags(args: Namespace) -> None:
+    """Raise ValueError for flags that do not go together."""
+    given = {name for name, value in vars(args).items() if value is not None and value is not False}
+    for way, others in APART.items():
+        if way in given and (clash := [other for other in others if other in given]):
+            raise ValueError(f"{flag(clash[0])} has no meaning with {flag(way)}")
+    for name, needed in TOGETHER.items():
+        if name in given and needed not in given:
+            raise ValueError(f"{flag(name)} needs {flag(needed)}")
+    alone = [name for name in ("chat", "int8") if name in given]
+    if args.split and (alone or args.prompt == "-"):
+        raise ValueError(f"--{alone[0] if alone else 'prompt -'} works in one process only")
+
+
+# --- the model ----------------------------------------------------------------------------------
+
+
 def made_for(strategy: str) -> tuple[Path, Path | None]:
     """The embedded model, and its adapter, that a strategy is meant for."""
-    return {"ar": (TINY.with_name("tiny-ar"), None), "d2f": (TINY, TINY.with_name("tiny-d2f"))}.get(strategy, (TINY, None))
+    if strategy == "ar":
+        return TINY.with_name("tiny-ar"), None
+    return TINY, TINY.with_name("tiny-d2f") if strategy == "d2f" else None
 
 
 def guide_for(strategy: str) -> Path | None:
-    """The embedded model that judges what the model writes, if a strategy has such a second one."""
-    return made_for("ar")[0] if strategy in STRATEGIES and "guide" in options(STRATEGIES[strategy]) else None
+    """The embedded model that judges what the model writes, if a strategy has a second one."""
+    guided = strategy in STRATEGIES and "guide" in options(STRATEGIES[strategy])
+    return made_for("ar")[0] if guided else None
 
 
 def has_weights(strategy: str) -> bool:
-    if strategy == "learn2pd" and not FILTER.is_file():
-        return False
-    return all(is_there(folder) for folder in (*made_for(strategy), guide_for(strategy)) if folder)
+    """Whether all that a strategy is meant for is embedded."""
+    folders = are_there(*made_for(strategy), guide_for(strategy))
+    if strategy != "learn2pd":
+        return folders
+    from strategies.learn2pd import FILTER  # a system's file may be missing
+
+    return folders and FILTER.is_file()
 
 
-def is_there(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
+def are_there(*folders: Path | None) -> bool:
+    return all(folder.is_dir() and any(folder.iterdir()) for folder in folders if folder)
 
 
-def load_guide(strategy: str, guide: str | None = None, device=None, dtype=None) -> dict[str, LLaDA]:
-    """The setting `guide` of a strategy that has one: loaded from this folder or id, or the embedded one."""
+def load_guide(strategy: str, guide: str | None = None, device=None, dtype=None) -> dict:
+    """The setting `guide` of a strategy that has one: a folder, an id or the embedded model."""
     embedded = guide_for(strategy)
     return {"guide": load_model(guide or embedded, None, device, dtype)} if embedded else {}
 
 
-def find_model(args: argparse.Namespace) -> tuple:
-    """The tokenizer of --model, its config, and a function that loads it; an oracle is all of these itself."""
+def find_model(args: Namespace) -> tuple:
+    """The tokenizer of --model, its config, and what loads it; an oracle is all of these itself."""
     if args.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # which the hub's library reads when it is first needed
     if embedded := guide_for(args.strategy):
         given = getattr(args, "guide", None)
-        if not given and not is_there(embedded):
-            raise ValueError(f"{args.strategy} needs a guide: give --guide, or train one by python -m lab.train ar")
+        if not given and not are_there(embedded):
+            needs = f"{args.strategy} needs a guide: give --guide"
+            raise ValueError(f"{needs}, or train one by python -m lab.train ar")
         load_config(given or embedded)  # is it there? Better asked before the model is loaded
     if args.model is None:
-        if not all(map(is_there, filter(None, made_for(args.strategy)))):
-            raise ValueError(
-                f"{args.strategy} needs weights of its own: give --model, or train them by python -m lab.train {args.strategy}"
-            )
-        args.model, adapter = made_for(args.strategy)
-        args.adapter = args.adapter or adapter
+        model, adapter = made_for(args.strategy)
+        if not are_there(model, adapter):
+            needs = f"{args.strategy} needs weights of its own: give --model"
+            raise ValueError(f"{needs}, or train them by python -m lab.train {args.strategy}")
+        args.model, args.adapter = model, args.adapter or adapter
     if str(args.model).startswith("oracle:"):
-        if unused := [flag for flag in ("adapter", "device", "dtype", "int8", "raw") if getattr(args, flag)]:
-            raise ValueError(f"--{unused[0]} is for checkpoints: an oracle has no weights")
+        for name in ("adapter", "device", "dtype", "int8", "raw"):
+            if getattr(args, name):
+                raise ValueError(f"--{name} is for checkpoints: an oracle has no weights")
         from lab.oracle import Oracle
 
         oracle = Oracle(args.model.removeprefix("oracle:"))
         return oracle, oracle.config, lambda: oracle
-    load = functools.partial(load_model, args.model, args.adapter, args.device, DTYPES.get(args.dtype), args.int8, args.split)
-    return load_tokenizer(args.model), load_config(args.model), load
+    how = (args.adapter, args.device, DTYPES.get(args.dtype), args.int8, args.split)
+    return load_tokenizer(args.model), load_config(args.model), lambda: load_model(args.model, *how)
 
 
-def read_prompt(text: str | None) -> str:
-    if text is None:
-        raise ValueError("no prompt: give --prompt TEXT, or --prompt - to read it from standard input")
-    return whole_text(sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if text == "-" else text, "prompt")
-
-
-def whole_text(text: str, name: str) -> str:
-    """The text; ValueError if it is empty, or holds what was no UTF-8 where it came from."""
-    try:
-        text.encode("utf-8")
-    except UnicodeError:
-        raise ValueError(f"the {name} is not valid UTF-8") from None
-    if not text.strip():
-        raise ValueError(f"the {name} is empty")
-    return text
-
-
-def printable(text: str) -> str:
-    """Text that a terminal shows as it is: control characters, which could command it, become U+FFFD."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+def open_model(args: Namespace, settings: dict, load: Callable[[], LLaDA]) -> LLaDA:
+    """Load the model, and into the settings the guide of a strategy that has one."""
+    model = load()
+    settings |= load_guide(args.strategy, settings.get("guide"), model.device, model.dtype)
+    use_threads(model)  # before `prepare` compiles: compiled code holds for one number of threads
+    return model
 
 
 def use_threads(model: LLaDA) -> None:
-    """Run a small model on one thread: on two cores a second one gains 1.3x when they are idle, and costs 15x when one is busy."""
+    """A small model gains 1.3x by a second core if both are idle, and loses 15x if one is busy."""
     if model.device.type == "cpu" and model.config.d_model < 512:
         torch.set_num_threads(1)
 
 
+def encode(tokenizer, prompt: str, raw: bool = False) -> list[int]:
+    """Token ids of a question in the chat template, or of the text as it is."""
+    if raw:
+        return tokenizer.encode(prompt)
+    return tokenizer.encode_chat([{"role": "user", "content": prompt}])
+
+
+def print_counters(args: Namespace, counters: dict, device: torch.device, seed: int) -> None:
+    """Print what it took, on stderr."""
+    memory = peak_memory(device)
+    counters = {"strategy": args.strategy} | counters
+    counters |= {"peak_memory_mb": memory and round(memory / 1e6), "seed": seed}
+    plain = "  ".join(f"{name} {value}" for name, value in counters.items())
+    print(json.dumps(counters) if args.json else plain, file=sys.stderr)
+
+
 def peak_memory(device: torch.device) -> float | None:
-    """Most bytes held at once: on the GPU, or by this process; None where the system does not tell."""
+    """Most bytes held at once: on the GPU, or by this process; None where no system tells."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:
+    with suppress(ImportError):  # on Windows
         import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def check_flags(args: argparse.Namespace) -> None:
-    """Raise ValueError for flags that do not go together."""
-    given = {flag for flag, value in vars(args).items() if value is not None and value is not False}  # 0 is given
-    if len(ways := [way for way in ("prompt", "chat", "prompts") if way in given]) > 1:
-        raise ValueError(f"--{ways[0]} and --{ways[1]} are two ways to ask: give one")
-    for way, others in APART.items():
-        if way in given and (clash := [other for other in others if other in given]):
-            raise ValueError(f"--{clash[0].replace('_', '-')} has no meaning with --{way}")
-    if args.split and (alone := [flag for flag in ("chat", "int8") if flag in given] or ["prompt -"] * (args.prompt == "-")):
-        raise ValueError(f"--{alone[0]} works in one process only")
-    for flag, needed in {"out": "prompts", "batch_size": "prompts", "prompts": "out"}.items():
-        if flag in given and needed not in given:
-            raise ValueError(f"--{flag.replace('_', '-')} needs --{needed}")
+# --- what is asked ------------------------------------------------------------------------------
 
 
-APART = {"chat": ("infill", "trace", "raw", "show_prompt"), "prompts": ("infill", "trace", "watch", "explain", "show_prompt")}
+def run() -> None:
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Answer: the text on stdout, all else on stderr; exit code 2 for anything wrong with the input."""
+    """Answer: the text on stdout, all else on stderr; exit code 2 if anything is wrong."""
     parser = command_line()
     args = parser.parse_args(arguments)
     if args.strategy == "list":
         return print(strategy_table())
-    settings = {name: value for name, value in vars(args).items() if name in args.flags}
-    if "LOCAL_RANK" in os.environ:  # torchrun has started this
-        from lab import parallel
+    if "LOCAL_RANK" not in os.environ:
+        return carry_out(parser, args)
+    from lab import parallel  # torchrun has started this
 
-        if parallel.processes() > 1:
-            with parallel.together(args, args.prompts is None):
-                return carry_out(parser, args, settings)
-    carry_out(parser, args, settings)
+    with parallel.together(args, one_model=args.prompts is None):
+        carry_out(parser, args)
 
 
-def carry_out(parser: Parser, args: argparse.Namespace, settings: dict) -> None:
+def carry_out(parser: Parser, args: Namespace) -> None:
     """Check what was asked, then do it."""
+    settings = {name: value for name, value in vars(args).items() if name in args.flags}
     try:
         check_flags(args)
         if args.chat:
@@ -239,83 +292,70 @@ def carry_out(parser: Parser, args: argparse.Namespace, settings: dict) -> None:
             from lab.batch import batch as way
         else:
             way = single
-        run = way(args, settings)
+        work = way(args, settings)
     except ValueError as error:
         parser.error(str(error))
     try:
-        run()
-    except BrokenOutput as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered must not fail again at exit
-        parser.exit(1, f"{parser.prog}: the answer cannot be written: {error}\n")
+        work()
     except (StepLimit, torch.OutOfMemoryError, OSError) as error:
         parser.error(str(error))
 
 
-def single(args: argparse.Namespace, settings: dict) -> Callable[[], None]:
-    """Check all there is to check, and return what decodes one prompt, or one text with holes, and prints it."""
-    strategy, _ = checked_plan(args, settings, None if args.infill is None else 1)  # its length is not known yet
-    if observed := args.explain or args.watch is not None or args.trace is not None:
-        from lab.observe import check_flags, observe
+def checked_plan(args, settings: dict, length: int | None = None) -> tuple[Strategy, Settings]:
+    """The strategy and the settings of all strategies, checked; a guide has only a name so far."""
+    own_rule.register(args.strategy)
+    return plan(args.strategy, settings | dict.fromkeys({"guide"} & set(settings)), length)
 
-        check_flags(args, strategy)
-    text = read_prompt(args.prompt) if args.infill is None or args.prompt is not None else None
+
+def single(args: Namespace, settings: dict) -> Callable[[], None]:
+    """Check all there is to check; return what decodes one prompt, or one text with holes."""
+    strategy, _ = checked_plan(args, settings, None if args.infill is None else 1)  # not yet known
+    observe = observer(args, strategy)
+    text, holes = args.prompt, None
+    if text == "-":
+        text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    if text is not None:
+        whole_text(text, "prompt")
+    elif args.infill is None:
+        raise ValueError("no prompt: give --prompt TEXT, or --prompt - to read standard input")
     tokenizer, config, load = find_model(args)
-    holes = None
     if args.infill is not None:
-        from lab import infill
-
-        holes = infill.template(whole_text(args.infill, "text to fill in"), tokenizer, config.mask_token_id)
-    if text is None:
-        ids = infill.beginning(tokenizer)
-    else:
-        ids = tokenizer.encode(text) if args.raw else tokenizer.encode_chat([{"role": "user", "content": text}])
+        holes = infill.template(args.infill, tokenizer, config.mask_token_id)
+    ids = infill.beginning(tokenizer) if text is None else encode(tokenizer, text, args.raw)
     check_prompt(ids, config, checked_plan(args, settings, holes and len(holes))[1].gen_length)
     model = open_model(args, settings, load)
     canvas = prepare(model, ids, args.strategy, settings, holes)
 
     def answer() -> None:
-        result = finish(canvas, observe(steps(canvas), canvas, tokenizer, args) if observed else steps(canvas))
-        shown_prompt = tokenizer.decode(ids, skip_special_tokens=False) + "\n" if args.show_prompt else ""
-        filled = result.answer() if holes is None else result.tokens[0, result.prompt_length :][: len(holes)].tolist()
-        write(shown_prompt + tokenizer.decode(filled))
-        tell(args, result.counters(), model.device, canvas.settings.seed)
+        result = finish(canvas, observe(stream(canvas), canvas, tokenizer))
+        filled = result.tokens[0, result.prompt_length :].tolist()[: len(holes or ())]
+        prompt = tokenizer.decode(ids, skip_special_tokens=False) + "\n" if args.show_prompt else ""
+        write(prompt + tokenizer.decode(filled or result.answer()))
+        print_counters(args, result.counters(), model.device, canvas.settings.seed)
 
     return answer
 
 
-def checked_plan(args: argparse.Namespace, settings: dict, length: int | None = None) -> tuple[Strategy, Settings]:
-    """The strategy and the settings of all strategies, both checked; a guide has only a name so far."""
-    return plan(args.strategy, settings | dict.fromkeys({"guide"} & set(settings)), length)
+def observer(args: Namespace, strategy: Strategy) -> Callable:
+    """(steps, canvas, tokenizer) -> the steps, seen by what the flags ask for; checked here."""
+    watched, traced = args.explain or args.watch is not None, args.trace is not None
+    if (watched or traced) and strategy.search:
+        several = f"{args.strategy} decodes several canvases"
+        raise ValueError(f"{several}: --watch, --explain and --trace follow one")
+    require(args.watch is None or 0 <= args.watch <= 60, "watch", args.watch, "0 to 60 seconds")
+    if traced:
+        check_place("--trace", args.trace, ".jsonl", ".html")
+        from lab.trace import trace
+    if watched:
+        from lab.watch import watch
 
+    def observe(steps, canvas, tokenizer):
+        declared = options(STRATEGIES[args.strategy]).items()
+        own = {name: getattr(args, name, option.default) for name, option in declared}
+        if traced:
+            steps = trace(steps, canvas, tokenizer, args.trace, args.strategy, own)
+        if watched:
+            steps = watch(steps, canvas, tokenizer, own, args.watch, args.explain)
+        return steps
 
-def open_model(args: argparse.Namespace, settings: dict, load: Callable[[], LLaDA]) -> LLaDA:
-    """Load the model, and into the settings the guide of a strategy that has one."""
-    model = load()
-    settings |= load_guide(args.strategy, settings.get("guide"), model.device, model.dtype)
-    use_threads(model)  # before `prepare` compiles: compiled code holds for one number of threads
-    return model
-
-
-class BrokenOutput(Exception):
-    """Nobody takes the answer: a full disk, or a pipe whose reader has gone."""
-
-
-def write(text: str) -> None:
-    try:
-        print(printable(text), flush=True)
-    except OSError as error:
-        raise BrokenOutput(error.strerror) from None
-
-
-def tell(args: argparse.Namespace, counters: dict, device: torch.device, seed: int) -> None:
-    """Print what it took, on stderr."""
-    memory = peak_memory(device)
-    counters = {"strategy": args.strategy} | counters | {"peak_memory_mb": memory and round(memory / 1e6), "seed": seed}
-    print(json.dumps(counters) if args.json else "  ".join(f"{name} {value}" for name, value in counters.items()), file=sys.stderr)
-
-
-def run() -> None:
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    return observe

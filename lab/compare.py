@@ -143,14 +143,31 @@ def answer(model, tokenizer, chosen: list[Problem], strategy: str, generate=gene
 
 def counted(result: Result, right: int) -> Counter:
     """What a decode adds to the sums of its contender, over the problems as if each came alone."""
-    n, (local, everywhere) = len(result.lengths), result.ar_ness()
+    n, (local, everywhere) = len(result.lengths), ar_ness(result)
     sums = {"problems": n, "right": right, "rows": result.rows, "seconds": result.seconds}
-    sums |= {"forwards": sum(result.forwards), "ar_ness_local": local * n}
-    sums |= {
-        "ar_ness_global": everywhere * n,
-        "tokens": sum(result.lengths),
-    }  # before the first EOS
-    return Counter(sums)
+    sums |= {"forwards": sum(result.forwards), "tokens": sum(result.lengths)}  # before an EOS
+    return Counter(sums | {"ar_ness_local": local * n, "ar_ness_global": everywhere * n})
+
+
+def ar_ness(result: Result, n: int = 1) -> tuple[float, float]:
+    """How far answers were written from left to right, 1 for entirely: (local, global).
+
+    Means over the rows (DiffuCoder, arXiv 2506.20639). Tokens that were written in one forward
+    count from left to right.
+    local: share of the tokens, after the first n, right behind the n written before them
+    global: share of the tokens that were among the n leftmost masks when they were written
+    """
+    shares = []
+    for row, length in enumerate(result.lengths):
+        written = result.written[row, result.prompt_length :][:length]
+        order = written.argsort(stable=True)[int((written == 0).sum()) :]  # none of those given
+        behind = torch.ones(1)
+        if len(order) > n:
+            behind = (order.unfold(0, n + 1, 1).diff() == 1).all(-1)
+        before = (order < order[:, None]).triu(1).sum(-1)  # masks to the left of each
+        everywhere = (before < n).float().mean().item() if len(order) else 1.0
+        shares.append((behind.float().mean().item(), everywhere))
+    return tuple(sum(column) / len(shares) for column in zip(*shares))
 
 
 def figures(sums: Counter, baseline: Counter | None) -> dict[str, float]:

@@ -1,22 +1,26 @@
 """A text with holes, as `--infill "12 + ___ = 19."` gives it, to token ids.
 
-`___` is one mask, `___5` are five. Words begin with their space in the vocabularies of language models, so that the space before a hole belongs to
-what is written there. Left out on purpose: holes inside a word, and holes whose length the model is to find.
+`___` is one mask, `___5` are five. Words begin with their space in the vocabularies of language
+models, so that the space before a hole belongs to what is written there. Left out on purpose: holes
+inside a word, and holes whose length the model is to find.
 """
 
 import re
+
+from lab.files import whole_text
 
 HOLE = re.compile(r" ?(?<!_)___(?!_)(\d*)")
 MOST = 100_000  # masks in one hole: no model is longer
 
 
 def template(text: str, tokenizer, mask_id: int) -> list[int]:
-    """The ids of a text in which every hole is so many mask tokens. Raises ValueError if there is no hole, or one of no length."""
+    """The ids of a text in which every hole is so many mask tokens; ValueError if there is none."""
     ids, end = [], 0
-    for hole in HOLE.finditer(text):
+    for hole in HOLE.finditer(whole_text(text, "text to fill in")):
         count = int(hole[1][:9] or 1)
         if not 1 <= count <= MOST:
-            raise ValueError(f"the hole {hole[0].strip()} stands for {count} tokens: expected 1 to {MOST}")
+            stands = f"the hole {hole[0].strip()} stands for {count} tokens"
+            raise ValueError(f"{stands}: expected 1 to {MOST}")
         ids += tokenizer.encode(text[end : hole.start()]) + [mask_id] * count
         end = hole.end()
     if not end:
@@ -27,5 +31,6 @@ def template(text: str, tokenizer, mask_id: int) -> list[int]:
 def beginning(tokenizer) -> list[int]:
     """What stands before a text that answers no prompt: the token that begins a text."""
     if "bos_token" not in tokenizer.names:
-        raise ValueError("this checkpoint has no token that begins a text: give a --prompt beside --infill")
+        missing = "this checkpoint has no token that begins a text"
+        raise ValueError(f"{missing}: give a --prompt beside --infill")
     return tokenizer.encode(tokenizer.names["bos_token"])

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from load_weights import CONFIG_KEYS, FILTER_PARTS, FIXED, PREFIX
+from load_weights import CONFIG_KEYS, FIXED, PREFIX
 from model import Int8Linear, LLaDA
+from strategies.learn2pd import FILTER_PARTS
 
 
 def save_model(model: LLaDA, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -17,11 +18,10 @@ def save_model(model: LLaDA, folder: str | Path, dtype: torch.dtype | None = Non
     if any(isinstance(module, Int8Linear) for module in model.modules()):
         lost = "a model in int8 has lost what LLaDA's format holds"
         raise ValueError(f"{lost}: load it without int8 to save it")
-    config = {name: getattr(model.config, name) for name in CONFIG_KEYS} | FIXED
-    config["n_kv_heads"] = model.config.kv_heads
-    config["architectures"] = ["LLaDAModelLM"]
-    config["embedding_size"] = model.config.vocab_size
-    config["pad_token_id"] = model.config.eos_token_id
+    c = model.config
+    config = {name: getattr(c, name) for name in CONFIG_KEYS} | FIXED
+    config |= {"n_kv_heads": c.kv_heads, "architectures": ["LLaDAModelLM"]}
+    config |= {"embedding_size": c.vocab_size, "pad_token_id": c.eos_token_id}
     tensors = {PREFIX + name: p.to("cpu", dtype or p.dtype) for name, p in model.named_parameters()}
     write_folder(folder, {"model.safetensors": tensors, "config.json": as_json(config)})
 
@@ -50,11 +50,8 @@ def as_json(content: dict) -> str:
     return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
-def write_folder(folder: str | Path, files: dict, header: dict[str, str] | None = None) -> None:
-    """Write {name: tensors or text} under temporary names, then rename: a kill leaves whole files.
-
-    header: texts by name to stand in front of the tensors
-    """
+def write_folder(folder: str | Path, files: dict[str, dict[str, Tensor] | str]) -> None:
+    """Write {name: tensors or text} under temporary names, then rename: kills leave whole files."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -62,8 +59,7 @@ def write_folder(folder: str | Path, files: dict, header: dict[str, str] | None 
         if isinstance(content, str):
             temporary.write_text(content, encoding="utf-8")
         else:
-            tensors = {key: t.detach().contiguous() for key, t in content.items()}
-            save_file(tensors, temporary, header)
+            save_file({key: t.detach().contiguous() for key, t in content.items()}, temporary)
             temporary.chmod(0o644)  # the library makes it 0600, for its owner alone
     for name in files:
         os.replace(folder / f"{name}.tmp", folder / name)

@@ -14,6 +14,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import inf
@@ -195,21 +196,24 @@ KNOWN = (
 
 
 def named(name: str, either: tuple[str, ...] = ()) -> Callable:
-    """Enter a builder into STRATEGIES. Its keyword arguments are the settings.
-
-    An annotation says the type and, in a note, the range or the meaning; so does a line
-    `name: meaning` of the docstring, which indented lines go on.
-    either: settings of which a caller may give one
-    """
+    """Enter a builder into STRATEGIES. Its keyword arguments are the settings: an annotation says
+    the type and, in a note, the range or the meaning; so does a line `name: meaning` of the
+    docstring, which indented lines go on. either: settings of which a caller may give one."""
     return lambda builder: STRATEGIES.setdefault(name, has(either=either)(builder))
 
 
 def discover() -> None:
-    """Import every file of this folder, so that its builders enter themselves."""
+    """Import every file of this folder, so that its builders enter themselves; one that takes a
+    part from a file that is not there is left out, with a line on stderr."""
     there = {module.name for module in pkgutil.iter_modules(__path__)}
     files = [*(name for name in KNOWN if name in there), *sorted(there - set(KNOWN))]
     for name in files:
-        importlib.import_module(f"{__name__}.{name}")
+        try:
+            importlib.import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if not error.name.startswith(f"{__name__}."):
+                raise
+            print(f"strategies/{name}.py is left out: no module {error.name}", file=sys.stderr)
     for name in files:  # in this order, whatever was imported first
         for key in [k for k, b in STRATEGIES.items() if b.__module__ == f"{__name__}.{name}"]:
             STRATEGIES[key] = STRATEGIES.pop(key)
@@ -262,7 +266,7 @@ class Option(NamedTuple):
         require(right, self.name, value, f"a value of type {self.kind.__name__}")
         if self.kind in (int, float):
             low, high = self.range
-            valid = f"at least {low}" if high == inf else f"between {low} and {high}"
+            valid = f"between {low} and {high}" if high < 1e300 else f"at least {low}"
             require(low <= value <= high, self.name, value, valid)
 
 

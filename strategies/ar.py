@@ -21,6 +21,5 @@ def causal(s, window: Window) -> Pass:
 
 @named("ar")
 def ar() -> Strategy:
-    """Autoregressive decoding: left to right, one token a forward, an exact cache; the baseline,
-    for a model trained to predict the next token."""
+    """Autoregressive decoding: left to right, one token a forward, an exact cache; the baseline."""
     return Strategy(quota, causal, serial, eos="stop", block_length=1, fixed=True, shift=1)

@@ -74,8 +74,7 @@ def fast_dllm(
 
     cache: what is reused after the refresh at a block's start: none, the prefix, all but the block
         (dual) or its vicinity; frozen never refreshes
-    factor: replaces the threshold: commit the r surest tokens while
-        (r + 1) * (1 - confidence) <= factor
+    factor: replaces the threshold: commit the r surest while (r + 1) * (1 - confidence) <= factor
     """
     rule = threshold_rule(threshold) if factor is None else factor_rule(factor)
     return Strategy(rule, cached(cache), serial)

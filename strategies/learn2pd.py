@@ -25,7 +25,7 @@ def load_filter(source: str | Path) -> list[Tensor]:
     L = shapes[0][0] if shapes and shapes[0] else 0
     if set(parts) != set(FILTER_PARTS) or L < 1 or shapes != [(L, L), (L,)] * 2:
         names = ", ".join(FILTER_PARTS)
-        shapes = "[k, k], [k], [k, k], [k]"
+        shapes = "[L, L], [L], [L, L], [L]"
         raise ValueError(f"filter {source} does not hold just {names} of shapes {shapes}")
     return [parts[name].float() for name in FILTER_PARTS]
 

@@ -48,19 +48,15 @@ ORDERS: dict[str, Callable[[Scores, torch.Generator], Tensor] | None] = {
     "low_confidence": None,
     "margin": lambda scores, generator: 1 - scores.margin,
     "entropy": lambda scores, generator: scores.entropy,
-    "random": lambda scores, generator: torch.rand(
-        scores.doubt.shape, device=scores.doubt.device, generator=generator
-    ),
+    "random": lambda scores, draw: torch.empty_like(scores.doubt).uniform_(generator=draw),
 }
 OrderName = Literal["low_confidence", "margin", "entropy", "random"]
 
 
 @named("llada")
 def llada(remasking: OrderName = "low_confidence") -> Strategy:
-    """LLaDA (arXiv 2502.09992): a fixed number of the surest tokens each forward, the whole canvas
-    recomputed.
+    """LLaDA (arXiv 2502.09992): a fixed number of the surest tokens each forward, nothing reused.
 
-    remasking: which are the surest: of the least doubt, the widest margin over the second choice,
-        the least entropy, or any at random
+    remasking: the surest are those of least doubt, widest margin, least entropy, or any at random
     """
     return Strategy(quota, full, serial, order=ORDERS[remasking])

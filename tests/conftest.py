@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # so that a bare `pytest`
 
 from lab.save import save_filter, save_model
 from model import Config, LLaDA
+from strategies import STRATEGIES
 
 torch.set_num_threads(1)  # these models are so small that a second thread only waits
 settings.register_profile("default", deadline=None, max_examples=10, derandomize=True)
@@ -45,13 +46,22 @@ def random_filter(k: int, seed: int = 0) -> str:
     file = Path(FILTERS.name, f"{k}-{seed}.safetensors")
     if not file.exists():
         generator = torch.Generator().manual_seed(seed)
-        draw = lambda *shape: torch.randn(*shape, generator=generator) / k**0.5  # noqa: E731
+        draw = lambda *shape: torch.randn(*shape, generator=generator) / k**0.5
         save_filter([torch.eye(k) + 0.3 * draw(k, k), 0.1 * draw(k), 6 * torch.eye(k) + draw(k, k), draw(k) - 4], file)
     return str(file)
 
 
 def random_prompt(seed: int, length: int) -> list[int]:
     return torch.randint(0, EOS, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registry():
+    """Rules of one's own, and files that a test puts into strategies/, are gone when its module ends."""
+    before = dict(STRATEGIES)
+    yield
+    STRATEGIES.clear()
+    STRATEGIES.update(before)
 
 
 @pytest.fixture

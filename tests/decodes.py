@@ -43,7 +43,7 @@ def random_prompt(seed: int, length: int) -> list[int]:
 
 def random_filter(folder: str) -> str:
     generator = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.randn(*shape, generator=generator) / L**0.5  # noqa: E731
+    draw = lambda *shape: torch.randn(*shape, generator=generator) / L**0.5
     parts = {"hidden.weight": torch.eye(L) + 0.3 * draw(L, L), "hidden.bias": 0.1 * draw(L)}
     parts |= {"out.weight": 6 * torch.eye(L) + draw(L, L), "out.bias": draw(L) - 4}
     save_file(parts, f"{folder}/filter.safetensors")

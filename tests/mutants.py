@@ -250,7 +250,7 @@ model: attention reads what the slots held before
 model: a row overwrites keys that are not its own
     elif own is None:  =>  elif True:
 model: slots of each row's own are those of the first
-    slots[rows_of(query), :, query] = new  =>  slots[rows_of(query), :, query[:1]] = new
+    slots[rows, :, query] = new  =>  slots[rows, :, query[:1]] = new
 
 
 @ kernels.py: test_kernels.py test_dllm.py
@@ -270,7 +270,7 @@ weights: an adapter of rsLoRA has LoRA's scale
 weights: a key that nobody knows is ignored
     value not in (None, False)  =>  value is True
 weights: the chat template does not ask for an answer
-    add_generation_prompt=True  =>  add_generation_prompt=False
+    "add_generation_prompt": True  =>  "add_generation_prompt": False
 
 
 @ compiled.py: test_compiled.py

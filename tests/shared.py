@@ -8,10 +8,10 @@ from typing import get_args
 
 import pytest
 import torch
-from conftest import random_filter, random_model, random_prompt
 from hypothesis import strategies as st
 
 import dllm
+from conftest import random_filter, random_model, random_prompt
 from dllm import Result, generate
 from kernels import Scores
 from strategies import STRATEGIES, Window, build

@@ -1,14 +1,11 @@
 """The autoregressive twin: it predicts the next token from those before it, and decodes with --strategy ar."""
 
-import pickle
-
 import pytest
 import torch
-from conftest import random_model, random_prompt
 
 import dllm
-from lab import ar, d2f, train
-from lab.tokenizer import build
+from conftest import random_model, random_prompt
+from lab import ar, train
 from lab.train import collate
 from load_weights import load_model, load_tokenizer
 from model import Pass
@@ -17,7 +14,7 @@ from model import Pass
 def test_every_answer_token_is_predicted_from_those_before_it():
     """Would catch logits of the wrong position, a token that sees itself, padding that is seen, and weights other than 1 / length."""
     model, pairs = random_model(0), [(random_prompt(1, 5), random_prompt(2, 4)), (random_prompt(3, 3), random_prompt(4, 2))]
-    loss, counts = ar.next_token_loss(model, collate(pairs, 4, 38))
+    loss, counts = ar.Settings().loss(0, model, collate(pairs, 4, 38), None)
     expected, right = 0.0, 0
     for prompt, answer in pairs:
         padded = answer + [38] * (4 - len(answer))
@@ -33,25 +30,17 @@ def test_every_answer_token_is_predicted_from_those_before_it():
 
 def test_it_gets_the_problems_of_the_tiny_model_in_as_many_steps():
     """Would catch a comparison with a model that saw other data, or more of it."""
-    own, others, tokenizer = ar.Settings(), train.Settings(), build()
+    own, others = ar.Settings(), train.Settings()
     assert own.steps == others.steps and own.main_steps == others.main_steps
     for step in (0, own.main_steps, own.steps - 1):
-        seen = [
-            sorted(tuple(row) for batch in train.batches(s, tokenizer, step, 0) for row in batch.prompt.tolist()) for s in (own, others)
-        ]
+        seen = [sorted(tuple(row) for batch in train.batches(s, step, 0) for row in batch.prompt.tolist()) for s in (own, others)]
         assert seen[0] == seen[1] and len(seen[0]) == 48
 
 
 def test_it_is_a_job_of_lab_train_that_leaves_a_model(tmp_path):
     """Would catch a job that the trainer cannot run or save, and a model that --strategy ar cannot decode."""
-    size = ["--width=8", "--layers=1", "--heads=1", "--ffn=8", "--no-compile", "--processes=1", "--steps=2", "--batch=2", "--score=0"]
+    size = ["--width=8", "--layers=1", "--heads=1", "--ffn=8", "--no-compile", "--processes=1", "--steps=2", "--batch=2"]
     train.main(["ar", *size, f"--run={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"])
     model, tokenizer = load_model(tmp_path / "out"), load_tokenizer(tmp_path / "out")
     result = dllm.generate(model, tokenizer.encode_chat([{"role": "user", "content": "3 + 4"}]), "ar", gen_length=8)
     assert result.nfe <= 8 and model.config.mask_token_id not in result.tokens
-
-
-@pytest.mark.parametrize("job", [train.JOB, ar.JOB, d2f.JOB], ids=["tiny", "ar", "d2f"])
-def test_every_job_can_be_sent_to_another_process(job):
-    """Would catch a lambda in a job, with which training in several processes cannot begin."""
-    assert pickle.loads(pickle.dumps(job)).settings is job.settings

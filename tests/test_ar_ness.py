@@ -3,10 +3,10 @@
 import pytest
 import torch
 from hypothesis import given
-from shared import run, seeds
 
 from dllm import Result
 from lab.compare import ar_ness
+from shared import run, seeds
 
 
 @given(seeds)

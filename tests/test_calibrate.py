@@ -5,12 +5,16 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import MASK, random_model, random_prompt
-from test_dllm import LENGTHS, run
 
 import dllm
-import related
+from conftest import MASK, random_model, random_prompt
 from lab import calibrate
+from shared import LENGTHS, run
+from strategies import Strategy, build
+from strategies.drafts import Drafts
+from strategies.fast_dllm import cached
+from strategies.llada import quota, serial
+from strategies.spiffy import read_graph
 
 
 def test_a_draft_says_which_masks_by_rank_and_with_which_choice():
@@ -33,7 +37,7 @@ def test_what_was_counted_saves_forwards():
     model, prompt = random_model(5), random_prompt(5, 6)
     steps = dllm.decode(model, prompt, "fast-dllm", cache="dual", threshold=None, **LENGTHS)
     graph = tuple(map(tuple, calibrate.choose(calibrate.count(steps, MASK), 30)))
-    rule = dllm.Strategy(dllm.quota, dllm.cached("dual"), dllm.serial, ahead=related.Drafts(graph))
+    rule = Strategy(quota, cached("dual"), serial, forward=Drafts(graph))
     plain, counted = run(5, "fast-dllm", prompt, cache="dual", threshold=None), run(5, rule, prompt)
     assert counted.tokens.equal(plain.tokens) and counted.nfe <= plain.nfe - 6
 
@@ -43,12 +47,12 @@ def test_a_calibration_is_a_file_that_spiffy_reads(tmp_path, capsys):
     file = tmp_path / "graph.json"
     calibrate.main([str(file), "--limit", "1", "--nodes", "3"])
     capsys.readouterr()
-    graph = related.read_graph(str(file))
-    assert 1 <= len(graph) <= 3 and dllm.build("spiffy", graph=str(file)).ahead.graph == graph
+    graph = read_graph(str(file))
+    assert 1 <= len(graph) <= 3 and build("spiffy", graph=str(file)).forward.graph == graph
     for text in ("{", "[[[0]]]", "[[[0, -1]]]", "[[[0, 0.5]]]", '["ab"]'):
         file.write_text(text)
         with pytest.raises(ValueError, match="graph .* (cannot be read|holds something else)"):
-            dllm.build("spiffy", graph=str(file))
+            build("spiffy", graph=str(file))
     for arguments in (["x/y/z.json"], [str(file), "--nodes", "0"], [str(file), "--model", "./nowhere"]):
         with pytest.raises(SystemExit) as exit:
             calibrate.main(arguments)
@@ -78,6 +82,6 @@ def test_the_layers_that_are_missed_least_are_found(capsys, monkeypatch):
 
 def test_a_draft_of_a_choice_beyond_the_vocabulary_is_harmless():
     """Would catch a traceback for a graph that was counted on a model with more tokens."""
-    ahead = related.Drafts((((0, 0), (1, 999)),))
-    rule = dllm.Strategy(dllm.quota, dllm.cached("dual"), dllm.serial, ahead=ahead)
+    ahead = Drafts((((0, 0), (1, 999)),))
+    rule = Strategy(quota, cached("dual"), serial, forward=ahead)
     assert run(5, rule, [1, 2]).tokens.equal(run(5, "fast-dllm", [1, 2], cache="dual", threshold=None).tokens)

@@ -4,11 +4,11 @@ import io
 import sys
 
 import pytest
-from test_command_line import SHORT, run
 
 import dllm
 from lab import chat as chats
 from load_weights import load_model, load_tokenizer
+from test_command_line import SHORT, run
 
 
 def talk(capsys, monkeypatch, saved, text: str | bytes, *arguments):
@@ -70,7 +70,7 @@ def test_an_interrupted_answer_is_forgotten(saved, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prompt", "a"], "--prompt and --chat are two ways to ask"),
+        (["--prompt", "a"], "--prompt has no meaning with --chat"),
         (["--infill", "___"], "--infill has no meaning with --chat"),
         (["--trace", "run.jsonl"], "--trace has no meaning with --chat"),
         (["--gen-length", "12"], "gen_length 12 is not a multiple"),

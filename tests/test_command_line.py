@@ -2,19 +2,21 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import random_model
 from safetensors.torch import load_file, save_file
 
 import dllm
 import load_weights
-from lab import command_line
-from options import options
+import program
+from conftest import random_model
+from lab import command_line, files
+from strategies import STRATEGIES, options
 
 ROOT = Path(__file__).parent.parent
 SHORT = ["--gen-length", "16", "--block-length", "8"]
@@ -83,7 +85,7 @@ def test_list_explains_every_strategy_and_setting(capsys):
     """Would catch a strategy that --strategy list leaves out."""
     out, err, code = run(capsys, "--strategy", "list")
     assert code == 0 and err == ""
-    for name, builder in dllm.STRATEGIES.items():
+    for name, builder in STRATEGIES.items():
         assert f"\n{name}\n" in "\n" + out
         for option in options(builder):
             assert "--" + option.replace("_", "-") + " " in out
@@ -124,7 +126,7 @@ def test_a_guide_is_a_second_model(saved, capsys, monkeypatch, tmp_path):
 
 def test_control_characters_never_reach_the_terminal():
     """Would catch a model that writes escape sequences: they could clear the screen or retitle the window."""
-    assert command_line.printable("a\x1b[2Jb\x07\n\tc é 中") == "a\ufffd[2Jb\ufffd\n\tc é 中"
+    assert files.printable("a\x1b[2Jb\x07\n\tc é 中") == "a\ufffd[2Jb\ufffd\n\tc é 中"
 
 
 def damaged(saved, tmp_path, name, content: bytes) -> str:
@@ -139,7 +141,7 @@ def damaged(saved, tmp_path, name, content: bytes) -> str:
     "arguments, message",
     [
         (["--prompt"], "argument --prompt: expected one argument"),
-        ([], "no prompt: give --prompt TEXT, or --prompt - to read it from standard input"),
+        ([], "no prompt: give --prompt TEXT, or --prompt - to read standard input"),
         (["--prompt", ""], "the prompt is empty"),
         (["--prompt", " \n"], "the prompt is empty"),
         (["--prompt", "a<mask>b"], "the prompt holds the mask token, id 39"),
@@ -158,7 +160,7 @@ def damaged(saved, tmp_path, name, content: bytes) -> str:
         ),
         (["--prompt", "a", "--gen-length", "100"], "gen_length 100 is not a multiple of block_length 32: the nearest is 96"),
         (["--prompt", "a", "--strategy", "llada", "--steps", "30"], "steps 30 do not divide evenly among 4 blocks: the nearest is 32"),
-        (["--prompt", "a", "--temperature", "nan"], "temperature is nan, expected at least 0"),
+        (["--prompt", "a", "--temperature", "nan"], "temperature is nan, expected "),
         (["--prompt", "a", "--eos", "never"], "eos is 'never', expected one of fill, stop, suppress, defer"),
         (["--prompt", "a", "--device", "warp"], "unknown device 'warp'"),
         (["--prompt", "a", "--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
@@ -214,18 +216,23 @@ def test_bytes_that_are_no_text_are_refused(saved, capsys, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_an_answer_that_cannot_be_written_is_one_line(saved):
+def test_an_answer_that_cannot_be_written_is_one_line(saved, tmp_path):
     """Would catch a traceback, or success, when the disk is full."""
-    command = [sys.executable, ROOT / "dllm.py", "--model", saved, "--prompt", "hello", *SHORT]
-    with open("/dev/full", "w") as full:
-        failed = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert failed.returncode == 1 and failed.stderr == "dllm.py: the answer cannot be written: No space left on device\n"
+    code = program.run(["--model", saved, "--prompt", "hello", *SHORT], stdout="/dev/full", stderr=tmp_path / "err")
+    assert (code, (tmp_path / "err").read_text()) == (1, "dllm.py: the answer cannot be written: No space left on device\n")
 
 
 def test_it_runs_as_a_program(saved):
-    """Would catch what only a fresh process shows: imports, the exit code, a traceback."""
-    command = [sys.executable, ROOT / "dllm.py", "--model", saved, "--prompt"]
-    good = subprocess.run([*command, "hello", "--strategy", "llada", *SHORT], capture_output=True, text=True)
-    assert good.returncode == 0 and good.stdout.endswith("\n") and "forwards 16" in good.stderr
-    bad = subprocess.run([*command, "hello", "--gen-length", "7"], capture_output=True, text=True)
-    assert (bad.returncode, bad.stdout) == (2, "") and bad.stderr.count("\n") == 1
+    """Would catch what only a fresh process shows: imports, the exit code; and a start that loads what looks at a decode, for everybody."""
+    command = [sys.executable, "-X", "importtime", ROOT / "dllm.py", "--model", saved, "--prompt", "hello", "--strategy", "llada", *SHORT]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("\n") and "forwards 16" in done.stderr
+    loaded = set(re.findall(r"^import time:.* (\S+)$", done.stderr, re.MULTILINE))
+    assert "torch" in loaded and {name for name in loaded if name.startswith("lab.")} == {"lab.command_line", "lab.files", "lab.infill", "lab.own_rule"}
+    assert not loaded & {"rich", "matplotlib"}
+
+
+def test_a_mistake_is_one_line_of_a_program(saved, tmp_path):
+    """Would catch a traceback behind the line, and an exit code that a shell does not see."""
+    code = program.run(["--model", saved, "--prompt", "hello", "--gen-length", "7"], stdout=tmp_path / "out", stderr=tmp_path / "err")
+    assert code == 2 and (tmp_path / "out").read_text() == "" and (tmp_path / "err").read_text().count("\n") == 1

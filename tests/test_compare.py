@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from dllm import STRATEGIES
 from lab import bench, command_line, compare, report
 from lab.tasks import TASKS
+from strategies import STRATEGIES
 
 ONE = ["--limit", "1", "--task", "add", "--gen-length", "32"]
 

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import random_model, random_prompt
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,6 +17,7 @@ import compiled
 import dllm
 import kernels
 from compiled import Compiled, positions, size
+from conftest import random_model, random_prompt
 from dllm import decode, generate
 from model import Pass
 from strategies import STRATEGIES
@@ -108,7 +108,7 @@ def test_nothing_is_compiled_twice():
         return graph.forward
 
     model = traced(3, backend)
-    ask = lambda length, strategy, **own: generate(  # noqa: E731
+    ask = lambda length, strategy, **own: generate(
         model, random_prompt(7, length), strategy, cache="dual", compile=True, **SETTINGS | own
     )
     ask(33, "fast-dllm")
@@ -133,7 +133,7 @@ def test_a_batch_that_shrinks_needs_few_programs():
 @plain_scores
 def test_two_decodes_at_a_time_have_caches_of_their_own(step):
     """Would catch memory that is lent twice: the decodes take turns, each must end as if alone."""
-    ask = lambda prompt: decode(step, prompt, "fast-dllm", cache="dual", compile=True, **SETTINGS)  # noqa: E731
+    ask = lambda prompt: decode(step, prompt, "fast-dllm", cache="dual", compile=True, **SETTINGS)
     alone = [[s.x.clone() for s in ask(prompt)][-1] for prompt in PROMPTS[:2]]
     streams, last = [ask(prompt) for prompt in PROMPTS[:2]], [None, None]
     while any(steps := [next(stream, None) for stream in streams]):
@@ -296,11 +296,11 @@ def test_generated_code_writes_the_same_tokens(generated, capsys):
     cache, ids = step.new_cache(2, 482), torch.tensor([random_prompt(0, 16)] * 2)
     whole = 2 * cache.memory.k.nbytes
     with torch.inference_mode():
-        call = lambda: step(ids, Pass(block, slice(0, 482), rows=slice(0, 16)), cache, start)  # noqa: E731
+        call = lambda: step(ids, Pass(block, slice(0, 482), rows=slice(0, 16)), cache, start)
         before = len(step.programs)
         call()
         assert len(step.programs) == before
-        copying = lambda: (cache.memory.k.clone(), cache.memory.v.clone(), call())  # noqa: E731
+        copying = lambda: (cache.memory.k.clone(), cache.memory.v.clone(), call())
         assert allocated(call) < whole < allocated(copying)  # keys and values are written in place
 
 
@@ -340,7 +340,7 @@ def test_a_recording_that_computes_something_else_is_refused(monkeypatch):
             self.graph = SimpleNamespace(replay=lambda: setattr(self, "logits", forward(**self.given) + self.wrong))
 
     monkeypatch.setattr(compiled, "Graph", Recorded)
-    graphs, double = {}, lambda x: 2 * x  # noqa: E731
+    graphs, double = {}, lambda x: 2 * x
     Recorded.wrong = 1
     with pytest.raises(AssertionError):
         compiled.replay(graphs, "key", double, x=torch.ones(3))

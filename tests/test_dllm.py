@@ -5,9 +5,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import EOS, MASK, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
+
+import dllm
+from conftest import EOS, MASK, random_model, random_prompt
+from dllm import Settings, StepLimit, decode, finish, generate, prepare, stream
 from shared import (
     CACHES,
     CASES,
@@ -26,9 +29,6 @@ from shared import (
     seeds,
     some_cases,
 )  # fmt: skip
-
-import dllm
-from dllm import Settings, StepLimit, decode, finish, generate, prepare, stream
 from strategies import STRATEGIES, options
 
 
@@ -63,7 +63,7 @@ def followed(number: int) -> tuple[list[list[int]], dllm.Result, list[Seen]]:
 
     def noted(steps):
         for step in steps:
-            blocks = lambda cells: cells.unflatten(1, (-1, L)).any(-1)  # noqa: E731
+            blocks = lambda cells: cells.unflatten(1, (-1, L)).any(-1)
             seen.append(Seen(step, step.window.must & blocks(step.candidates), blocks(step.commit & step.candidates)))
             yield step
 

@@ -1,74 +1,20 @@
-"""Learn2PD: what the filter is shown and what follows from it, the greedy oracle it learns from, and its file."""
+"""How a filter is trained for Learn2PD, and the greedy oracle it learns from. Its rule is in systems/test_learn2pd.py."""
 
 import pytest
 import torch
-from conftest import MASK, random_filter, random_model, random_prompt
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
-from test_dllm import CACHES, GREEDY, LENGTHS, answers, committed, run, same, seeds
+from safetensors.torch import load_file
 
 import dllm
-import related
-from dllm import Scores, Strategy, decode
+from conftest import random_filter, random_model, random_prompt
+from dllm import decode
 from lab import command_line, compare, filter, train
 from lab.save import save_filter
-from load_weights import FILTER_PARTS, load_filter
-
-FILTER = random_filter(8)
-
-
-# --- the rule
-
-
-def test_the_rule_is_two_layers_on_the_confidences_of_a_block():
-    """Would catch layers that are swapped or transposed, a missing bias, and a written cell that is shown as anything but sure."""
-    weight = torch.zeros(8, 8)
-    weight[2, 5] = 10.0  # cell 2 is accepted for what cell 5 shows
-    parts = [torch.eye(8), torch.full((8,), -0.25), weight, torch.full((8,), -2.0)]
-    bias = lambda confidence: 1 / (1 + torch.exp(torch.tensor(2 - 10 * (confidence - 0.25))))  # noqa: E731
-    odds = [0.5, 0.5, 0.5, 0.5, 0.5, 0.75, 0.5, 0.5]
-    assert committed(related.learned(parts, bias(0.75) - 1e-4), confidence=odds) == [2]
-    assert committed(related.learned(parts, bias(0.75) + 1e-4), confidence=odds) == []
-    assert committed(related.learned(parts, bias(1.0) - 1e-4), confidence=odds, masked=[2, 3]) == [2]  # cell 5 is written now
-
-
-@settings(max_examples=8)
-@given(seeds, st.sampled_from(CACHES), st.sampled_from([1.0, 1.5]))
-def test_a_tau_of_one_commits_one_token_a_forward(seed, cache, tau):
-    """Would catch a rule that accepts what is as sure as tau: a sigmoid is 1.0 in float32 long before it is in truth."""
-    sure = [torch.eye(8), torch.zeros(8), torch.zeros(8, 8), torch.full((8,), 99.0)]
-    vanilla = run(seed, "fast-dllm", threshold=None, cache=cache)
-    assert same(run(seed, Strategy(related.learned(sure, tau), dllm.cached(cache), dllm.serial)), vanilla)
-    assert same(run(seed, "learn2pd", filter=FILTER, tau=tau, cache=cache, eos="fill"), vanilla)
-
-
-def test_a_filter_differs_from_a_threshold():
-    """Negative control for the test above, and for a filter that is loaded and not asked."""
-    runs = [run(seed, "learn2pd", filter=FILTER, tau=0.5, cache="none", eos="fill") for seed in range(8)]
-    vanilla = [run(seed, "llada") for seed in range(8)]
-    assert sum(a.nfe < b.nfe for a, b in zip(runs, vanilla)) >= 6
-    assert sum(not a.tokens.equal(b.tokens) for a, b in zip(runs, vanilla)) >= 4
-    others = [run(seed, "learn2pd", filter=random_filter(8, 1), tau=0.5, cache="none", eos="fill") for seed in range(8)]
-    assert sum(a.nfe != b.nfe for a, b in zip(runs, others)) >= 3
-
-
-@settings(max_examples=4)
-@given(seeds)
-def test_it_works_in_a_pipeline_and_with_drafts(seed):
-    """Would catch a filter that is called for several blocks at once, and logits that drafts change."""
-    rule = related.learned(load_filter(FILTER), 0.5)
-    steps = list(decode(random_model(seed), random_prompt(seed, 5), Strategy(rule, dllm.block_causal, dllm.pipeline(0.1, 0.95)), **LENGTHS))
-    assert not (steps[-1].x == MASK).any()
-    for step in steps:
-        lines = [t.unflatten(1, (-1, 8)) for t in (*step.scores, step.candidates, step.commit)]
-        for n in range(lines[0].shape[1]):
-            *scores, candidates, commit = (line[:, n] for line in lines)
-            accepted = rule(Scores(*scores), candidates, step.window) & candidates
-            assert commit.equal(accepted) or (not accepted.any() and commit.sum() <= 1)
-    drafted = Strategy(rule, dllm.cached("dual"), dllm.serial, ahead=related.Drafts(related.chain(4)))
-    assert run(seed, drafted).tokens.equal(run(seed, Strategy(rule, dllm.cached("dual"), dllm.serial)).tokens)
-
+from shared import CACHES, LENGTHS, committed, seeds
+from strategies import Strategy, build
+from strategies.learn2pd import load_filter
+from strategies.llada import full, serial
 
 # --- the greedy oracle
 
@@ -95,7 +41,7 @@ def test_the_greedy_oracle_is_fast_and_would_go_wrong_with_the_usual_fallback():
             return scores.token == final[window.live, window.start : window.end]
 
         model = random_model(seed), [random_prompt(seed, 6)]
-        lost += not dllm.generate(*model, Strategy(usual, dllm.full, dllm.serial), **LENGTHS).tokens.equal(reference.tokens)
+        lost += not dllm.generate(*model, Strategy(usual, full, serial), **LENGTHS).tokens.equal(reference.tokens)
         saved += dllm.generate(*model, known, **settings).nfe <= 22
     assert lost >= 6 and saved >= 10
 
@@ -146,13 +92,15 @@ def pairs_of(accept, n: int = 400) -> torch.Tensor:
     return torch.stack((confidence, masked, accept(torch.where(masked, confidence, 1.0)) & masked), 1)
 
 
-def test_a_filter_learns_what_a_threshold_cannot():
+def test_a_filter_learns_what_a_threshold_cannot(tmp_path):
     """Would catch labels and inputs that are mixed up, and written cells that are learned: right is who has a sure left neighbour."""
     pairs = pairs_of(lambda seen: torch.cat((torch.ones(len(seen), 1), seen[:, :-1]), 1) > 0.5)
     network = filter.fit(pairs[:300], filter.Settings(steps=400, block_length=8, adam=1e-2))
     accepted, wrong, plain = filter.judge(network, pairs[300:], 0.5)
     assert 0.6 < accepted < 0.85 and wrong < 0.15 and plain > 0.25
-    rule = related.learned(list(network.parameters()), 0.5)
+    file = tmp_path / "filter.safetensors"
+    save_filter(list(network.parameters()), file)
+    rule = build("learn2pd", filter=str(file), tau=0.5).rule
     assert committed(rule, confidence=[0.1, 0.9, 0.2, 0.1, 0.1, 0.95, 0.1, 0.1]) == [0, 2, 6]
 
 
@@ -162,7 +110,7 @@ def test_one_command_makes_a_file_that_learn2pd_reads(tmp_path, capsys, monkeypa
     short = [f"--out={file}", "--limit=2", "--steps=20", "--gen-length=8", "--block-length=8", f"--model={command_line.TINY}"]
     train.main(["filter", *short])
     assert f"wrote {file}" in capsys.readouterr().err and [other.name for other in tmp_path.iterdir()] == [file.name]
-    assert dllm.traits(dllm.build("learn2pd", filter=str(file)).rule).length == 8
+    assert build("learn2pd", filter=str(file)).block_length == 8
     first = load_file(file)
     train.main(["filter", *short])
     assert all(tensor.equal(first[name]) for name, tensor in load_file(file).items())  # the same seed, the same filter
@@ -183,40 +131,19 @@ def test_one_command_makes_a_file_that_learn2pd_reads(tmp_path, capsys, monkeypa
         assert exit.value.code == 2 and err.count("\n") == 1 and message in err
 
 
-# --- its file
+def test_without_its_filter_the_strategy_is_not_ready(monkeypatch, tmp_path):
+    """Would catch a default comparison that stops at a filter that was never trained."""
+    monkeypatch.setattr("strategies.learn2pd.FILTER", tmp_path / "none")
+    assert not command_line.has_weights("learn2pd") and command_line.has_weights("llada")
+    save_filter(load_filter(random_filter(8)), tmp_path / "none")
+    assert command_line.has_weights("learn2pd")
 
 
-def test_a_filter_is_tied_to_its_block_length(tmp_path):
-    """Would catch a filter that is cut or stretched."""
-    assert run(0, "learn2pd", filter=FILTER, block_length=None).tokens.shape[1] > 0
-    assert dllm.plan("learn2pd", {"filter": FILTER})[1].block_length == 8
-    for k in (4, 24):
-        with pytest.raises(ValueError, match=f"block_length is {k}, expected 8, which is what this strategy was made for"):
-            run(0, "learn2pd", filter=FILTER, block_length=k)
-    with pytest.raises(ValueError, match="block_length is 8, expected 1, which"):
-        run(0, "ar")
-
-
-def test_a_file_that_is_no_filter_is_refused_in_one_line(tmp_path, capsys):
-    """Would catch a traceback, or a decode with half a filter."""
-    good, bad = dict(zip(FILTER_PARTS, load_filter(FILTER))), str(tmp_path / "bad.safetensors")
-    assert [tuple(part.shape) for part in good.values()] == [(8, 8), (8,), (8, 8), (8,)]
-    broken = [
-        {},
-        {name: good[name] for name in FILTER_PARTS[:3]},
-        good | {"more": torch.zeros(1)},
-        good | {"out.weight": torch.zeros(8, 4)},
-        good | {"hidden.weight": torch.zeros(8)},
-        good | {"hidden.weight": torch.tensor(1.0)},
-        good | {"out.bias": torch.full((8,), torch.nan)},
-    ]
-    for tensors in broken:
-        save_file(tensors, bad)
-        with pytest.raises(ValueError, match="filter .* does not hold just hidden.weight, hidden.bias|holds NaN or infinity"):
-            dllm.build("learn2pd", filter=bad)
+def test_a_file_that_is_no_filter_ends_in_one_line(tmp_path, capsys):
+    """Would catch a traceback of the library that reads it."""
     (tmp_path / "bad.safetensors").write_bytes(b"{}")
     for file, message in (
-        (bad, "truncated or not a safetensors file"),
+        (str(tmp_path / "bad.safetensors"), "truncated or not a safetensors file"),
         (str(tmp_path), "there is no filter"),
         ("nowhere", "lab.train filter"),
     ):
@@ -224,17 +151,3 @@ def test_a_file_that_is_no_filter_is_refused_in_one_line(tmp_path, capsys):
             command_line.main(["--prompt", "a", "--strategy", "learn2pd", "--filter", file])
         err = capsys.readouterr().err
         assert exit.value.code == 2 and err.count("\n") == 1 and message in err
-
-
-def test_without_its_filter_the_strategy_is_not_ready(monkeypatch, tmp_path):
-    """Would catch a default comparison that stops at a filter that was never trained."""
-    monkeypatch.setattr(command_line, "FILTER", tmp_path / "none")
-    assert not command_line.has_weights("learn2pd") and command_line.has_weights("llada")
-    save_filter(load_filter(FILTER), tmp_path / "none")
-    assert command_line.has_weights("learn2pd")
-
-
-def test_answers_stop_at_the_block_with_eos():
-    """Would catch a default other than the paper's end-of-text prediction comes down to."""
-    stopped = run(3, "learn2pd", filter=FILTER, tau=0.5, **GREEDY)
-    assert answers(stopped) == answers(run(3, "learn2pd", filter=FILTER, tau=0.5, eos="stop"))

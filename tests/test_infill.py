@@ -2,17 +2,17 @@
 
 import pytest
 import torch
-from conftest import CHARACTERS, EOS, MASK, random_model, random_prompt
 from hypothesis import given
-from shared import one_canvas, seeds
-from test_command_line import run
-from test_templates import fill, holes
-from test_trace import recorded
 
+from conftest import CHARACTERS, EOS, MASK, random_model, random_prompt
 from dllm import prepare, stream
 from lab import infill
 from lab import trace as traces
 from lab.oracle import Oracle
+from shared import one_canvas, seeds
+from test_command_line import run
+from test_templates import fill, holes
+from test_trace import recorded
 
 
 @given(seeds, one_canvas)

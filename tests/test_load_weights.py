@@ -5,21 +5,22 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import CHARACTERS, EOS, MASK, VOCABULARY, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import load_weights
+from conftest import CHARACTERS, EOS, MASK, VOCABULARY, random_model, random_prompt
 from lab import command_line
 from lab.save import save_adapter, save_model
 from load_weights import PREFIX, load_config, load_model, load_tokenizer
 from model import Int8Linear, Linear
+
+ROOT = Path(__file__).parent.parent
 
 
 def same_weights(one, two) -> bool:
@@ -74,7 +75,7 @@ def test_the_file_has_the_names_and_keys_of_llada(saved):
     layer = {name.split(".", 4)[4] for name in names if name.startswith("model.transformer.blocks.1.")}
     leaves = ["attn_norm", "ff_norm", "q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"]
     assert layer == {leaf + ".weight" for leaf in leaves}
-    golden = json.loads((load_weights.Path(__file__).parent / "goldens" / "a" / "config.json").read_text())
+    golden = json.loads((ROOT / "tests" / "goldens" / "a" / "config.json").read_text())
     assert set(golden) - {"mlp_ratio"} <= set(json.loads((saved / "config.json").read_text()))
 
 
@@ -163,6 +164,9 @@ def test_weights_come_in_the_dtype_asked_for(saved, tmp_path):
     assert rounded.dtype == torch.float32 and same_weights(rounded, random_model(0).bfloat16().float())
 
 
+LORA = f"base_model.model.{PREFIX}{{}}.lora_{{}}.weight".format
+
+
 def adapter(folder, model, rank: int = 3, **config):
     """Write a random LoRA adapter of q_proj and ff_proj in PEFT layout and return its {module: (A, B)}."""
     folder.mkdir()
@@ -173,7 +177,7 @@ def adapter(folder, model, rank: int = 3, **config):
         if name.endswith(("q_proj", "ff_proj")):
             out_width, in_width = module.weight.shape
             halves[name] = torch.randn(rank, in_width, generator=generator) / 8, torch.randn(out_width, rank, generator=generator) / 8
-    tensors = {f"base_model.model.{PREFIX}{n}.lora_{half}.weight": t for n, pair in halves.items() for half, t in zip("AB", pair)}
+    tensors = {LORA(n, half): t for n, pair in halves.items() for half, t in zip("AB", pair)}
     save_file(tensors, folder / "adapter_model.safetensors")
     return halves
 
@@ -186,7 +190,7 @@ def test_a_merged_adapter_equals_the_unmerged_one(saved, tmp_path, config, scale
     ids = torch.tensor([random_prompt(0, 12)])
     before = plain(ids)
     for name, (a, b) in halves.items():
-        low_rank = lambda module, inputs, output, a=a, b=b: output + scale * (inputs[0] @ a.T) @ b.T  # noqa: E731
+        low_rank = lambda module, inputs, output, a=a, b=b: output + scale * (inputs[0] @ a.T) @ b.T
         plain.get_submodule(name).register_forward_hook(low_rank)
     merged = load_model(saved, adapter=tmp_path / "lora", device="cpu")
     torch.testing.assert_close(merged(ids), plain(ids), rtol=1e-4, atol=1e-4)
@@ -199,6 +203,14 @@ def test_text_survives_the_tokenizer(saved, text):
     tokenizer = load_tokenizer(saved)
     ids = tokenizer.encode(text)
     assert len(ids) == len(text) and tokenizer.decode(ids) == text
+
+
+def test_an_adapter_is_added_before_anything_is_rounded(saved, tmp_path):
+    """Would catch a product or a sum in bfloat16."""
+    plain = load_model(saved, device="cpu").blocks[0].q_proj.weight
+    a, b = adapter(tmp_path / "lora", random_model(0))["blocks.0.q_proj"]
+    merged = load_model(saved, adapter=tmp_path / "lora", device="cpu", dtype=torch.bfloat16)
+    assert merged.blocks[0].q_proj.weight.equal((plain + 2.0 * (b @ a)).bfloat16())
 
 
 def test_the_chat_template_is_rendered_and_special_tokens_are_hidden(checkpoint):
@@ -215,62 +227,64 @@ def test_the_chat_template_is_rendered_and_special_tokens_are_hidden(checkpoint)
 # --- the size of LLaDA-8B ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def eight_billion(saved):
-    """LLaDA-8B's config cut to two layers and the 40 tokens of `saved`, random bfloat16 weights in two shards: a folder of 0.9 GB."""
-    with tempfile.TemporaryDirectory() as name:  # gone when these tests end: pytest would keep three of them
-        folder = Path(name)
-        shutil.copytree(saved, folder, dirs_exist_ok=True)
-        (folder / "model.safetensors").unlink()
-        ids = {"vocab_size": VOCABULARY, "embedding_size": VOCABULARY, "mask_token_id": MASK, "eos_token_id": EOS, "pad_token_id": EOS}
-        (folder / "config.json").write_text(json.dumps(RELEASED | ids | {"n_layers": 2}))
-        with torch.device("meta"):
-            shapes = {PREFIX + name: p.shape for name, p in load_weights.LLaDA(load_config(folder)).named_parameters()}
-        noise = torch.randn(2**20, generator=torch.Generator().manual_seed(0)).bfloat16()  # drawn once: 440 million take half a minute
-        weight_map = {}
-        for shard in ("blocks.", ""):
-            names = [name for name in shapes if name not in weight_map and name.startswith(PREFIX + shard)]
-            weight_map |= dict.fromkeys(names, f"model-{shard or 'rest.'}safetensors")
-            many = {n: noise.repeat(-(-shapes[n].numel() // 2**20))[: shapes[n].numel()].view(shapes[n]) for n in names}
-            save_file({n: t / 64 if t.dim() == 2 else torch.ones_like(t) for n, t in many.items()}, folder / weight_map[names[0]])
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-        yield folder
+def write_zeros(shapes, file) -> None:
+    """Bfloat16 zeros as a safetensors file with a hole for data: it takes no time and no room on the disk, but all its memory when read."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * shape.numel()
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(file, 8 + len(text) + end)
 
 
-def answer(folder, *flags) -> tuple[str, dict]:
-    """What the command line answers in a process of its own, and its counters."""
-    root = Path(__file__).parent.parent
-    command = [sys.executable, root / "dllm.py", "--model", folder, "--prompt", "abc", "--gen-length", "4", "--block-length", "2"]
-    command += ["--offline", "--device", "cpu", "--threshold", "0", "--eos", "suppress", "--json", *flags]
-    apart = ["sh", "-c", '"$@"; exit $?', "sh", *command]  # Linux counts the peak of whoever starts a process as the process's own
-    run = subprocess.run(apart, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert run.returncode == 0, run.stderr
-    return run.stdout, json.loads(run.stderr.splitlines()[-1])
+def two_layers(saved, folder, **sizes) -> Path:
+    """LLaDA-8B's config cut to two layers, the 40 tokens of `saved` and these sizes, with zeros in two shards."""
+    shutil.copytree(saved, folder, dirs_exist_ok=True)
+    (folder / "model.safetensors").unlink()
+    ids = {"vocab_size": VOCABULARY, "embedding_size": VOCABULARY, "mask_token_id": MASK, "eos_token_id": EOS, "pad_token_id": EOS}
+    (folder / "config.json").write_text(json.dumps(RELEASED | ids | {"n_layers": 2} | sizes))
+    with torch.device("meta"):
+        shapes = {PREFIX + name: p.shape for name, p in load_weights.LLaDA(load_config(folder)).named_parameters()}
+    weight_map = {name: f"model-{'blocks' if '.blocks.' in name else 'rest'}.safetensors" for name in shapes}
+    for file in set(weight_map.values()):
+        write_zeros({name: shape for name, shape in shapes.items() if weight_map[name] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no peak of a process's memory")
-def test_layers_of_8b_are_read_shard_by_shard_and_decode(eight_billion, saved):
+def test_large_layers_are_read_shard_by_shard_and_decode(saved, tmp_path):
     """Would catch a loader that holds a shard beside the weights made of it, two copies of the weights, and float32 on the way.
 
     Beside the weights the largest matrix may be there six times: mapped, searched for NaN, rounded to 8 bits. A shard would be more than eight.
     """
-    sizes = [file.stat().st_size / 1e6 for file in eight_billion.glob("*.safetensors")]
-    matrix = 12288 * 4096 * 2 / 1e6
-    assert len(sizes) == 2 and 850 < sum(sizes) < 900 and max(sizes) > 8 * matrix
-    _, small = answer(saved, "--dtype", "bfloat16")  # what Python and PyTorch take
-    for flags in (["--dtype", "bfloat16"], ["--dtype", "bfloat16", "--int8"]):
-        text, counters = answer(eight_billion, *flags)
-        assert counters["tokens"] == 4 and len(text.strip("\n")) <= 4 and counters["forwards"] == 2
-        assert counters["peak_memory_mb"] - small["peak_memory_mb"] < sum(sizes) + 6 * matrix, flags
+    half_as_wide = {"d_model": 2048, "mlp_hidden_size": 6144, "n_heads": 16, "n_kv_heads": 16}  # as LLaDA-8B
+    folder = two_layers(saved, tmp_path / "large", **half_as_wide)
+    sizes = [file.stat().st_size / 1e6 for file in folder.glob("*.safetensors")]
+    matrix = 6144 * 2048 * 2 / 1e6
+    assert len(sizes) == 2 and 210 < sum(sizes) < 225 and max(sizes) > 8 * matrix
+    flags = "--prompt=abc --gen-length=4 --block-length=2 --threshold=0 --eos=suppress --device=cpu --dtype=bfloat16 --json".split()
+    runs = [["--model", str(saved), *flags], ["--model", str(folder), *flags, "--int8"], ["--model", str(folder), *flags]]
+    code = f"from lab import command_line\nfor run in {runs}: command_line.main(run)"  # a peak only grows: the smallest first
+    alone = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1000000"}  # what is freed goes back to the system
+    apart = ["sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-c", code]  # Linux counts the peak of whoever starts a process as its own
+    run = subprocess.run(apart, capture_output=True, text=True, env=os.environ | alone, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    small, *others = [json.loads(line) for line in run.stderr.splitlines() if line.startswith("{")]
+    for counters, held in zip(others, (0.5, 1), strict=True):
+        assert (counters["tokens"], counters["forwards"]) == (4, 2)
+        grown = counters["peak_memory_mb"] - small["peak_memory_mb"]  # beyond what Python and PyTorch take
+        assert 0.9 * held * sum(sizes) < grown < held * sum(sizes) + 6 * matrix, held
 
 
 @pytest.mark.parametrize("flags, needed", [([], "1.75"), (["--dtype", "bfloat16"], "0.873"), (["--int8"], "0.437")])
-def test_layers_of_8b_that_do_not_fit_are_refused_before_any_is_read(eight_billion, monkeypatch, capsys, flags, needed):
+def test_layers_of_8b_that_do_not_fit_are_refused_before_any_is_read(saved, tmp_path, monkeypatch, capsys, flags, needed):
     """Would catch a check after the first shard, one that counts the bytes of the file, and a traceback."""
     monkeypatch.setattr(load_weights, "free_memory", lambda device: 0.4e9)
     monkeypatch.setattr(load_weights, "read_tensors", None)
     with pytest.raises(SystemExit) as exit:
-        command_line.main(["--model", str(eight_billion), "--prompt", "abc", "--device", "cpu", *flags])
+        command_line.main(["--model", str(two_layers(saved, tmp_path / "8b")), "--prompt", "abc", "--device", "cpu", *flags])
     out, err = capsys.readouterr()
     assert (exit.value.code, out, err.count("\n")) == (2, "", 1) and f" need {needed} GB, but cpu has 0.4 GB free" in err
 
@@ -375,9 +389,11 @@ def test_a_model_too_large_for_the_memory_is_refused_with_its_size(saved, monkey
         (lambda f: cut(f / "adapter_model.safetensors"), "is truncated or not a safetensors file"),
         (lambda f: save_file({"x": torch.ones(1)}, f / "adapter_model.safetensors"), "tensor x belongs to no weight of this model"),
         (
-            lambda f: save_file(
-                {f"base_model.model.{PREFIX}blocks.0.q_proj.lora_A.weight": torch.ones(3, 32)}, f / "adapter_model.safetensors"
-            ),
+            lambda f: save_file({LORA("ln_f", "A"): torch.ones(3, 32)}, f / "adapter_model.safetensors"),
+            "belongs to no weight of this model",
+        ),
+        (
+            lambda f: save_file({LORA("blocks.0.q_proj", "A"): torch.ones(3, 32)}, f / "adapter_model.safetensors"),
             "every adapted weight needs both lora_A and lora_B",
         ),
     ],
@@ -414,6 +430,7 @@ def test_a_device_that_is_not_there_is_refused(saved, name):
         ("{% for", "the checkpoint's chat template fails"),
         ("{{ raise_exception('no system prompt') }}", "chat template refuses these messages: no system prompt"),
         ("{{ ''.__class__.__mro__ }}", "the checkpoint's chat template fails"),  # a way out of an open sandbox
+        ("{{ messages.append('more') }}", "the checkpoint's chat template fails"),  # a list that is the caller's
     ],
 )
 def test_a_template_that_fails_is_one_line(checkpoint, template, message):

@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
-from conftest import random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import random_model, random_prompt
 from model import Pass, remember
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)  # logits are about 10; rounding depends on the shapes

@@ -1,9 +1,9 @@
 """A rule of one's own, FILE.py:RULE, is a strategy like the others."""
 
 import pytest
-from shared import run, same
 
 from lab.own_rule import register
+from shared import run, same
 from strategies import STRATEGIES, build
 
 

@@ -7,85 +7,108 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from lab import bench, command_line, parallel
 from test_command_line import SHORT, run
 
-from lab import parallel
-
 ROOT = Path(__file__).parent.parent
+PROMPTS = ("hello", "a longer story", "what", "why not", "abc")
+TASKS = ["--task", "add,compare", "--limit", "5", "--gen-length", "32", "--json"]
+COMPARE = ["compare", "--strategies", "fast-dllm,streaming", *TASKS]
 
 
 def torchrun(*arguments, processes: int = 2) -> subprocess.CompletedProcess:
-    """Run a script or a module of this project in several processes that share one core."""
+    """Run a script of this project in several processes that share one core."""
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+
+
+def begun(whole: bytes) -> bytes:
+    """An answer and half of the next, as a run that was stopped leaves them."""
+    return whole.splitlines(keepends=True)[0] + b'{"id": 5, "pro'
 
 
 @pytest.fixture(scope="module")
-def prompts(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("prompts") / "in.jsonl"
-    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in ("hello", "a longer story", "what", "why not", "abc")))
-    return path
+def folder(saved, tmp_path_factory) -> Path:
+    """Prompts, and the answers to them by one process."""
+    folder = tmp_path_factory.mktemp("parallel")
+    (folder / "in.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
+    command_line.main(batch(saved, folder, "one.jsonl"))
+    (folder / "two.jsonl").write_bytes(begun((folder / "one.jsonl").read_bytes()))
+    return folder
 
 
-def test_a_split_model_gives_the_same_answer(saved, capsys):
+def batch(saved, folder, out) -> list[str]:
+    files = ["--prompts", str(folder / "in.jsonl"), "--out", str(folder / out)]
+    return ["--model", str(saved), *files, "--batch-size", "1", "--json", *SHORT]
+
+
+@pytest.fixture(scope="module")
+def outcomes(saved, folder) -> list[dict[str, tuple[str, str, int]]]:
+    """Of each of two processes: stdout, stderr and exit code of each command, from one start of torchrun for them all."""
+    single = ["--model", str(saved), "--prompt", "hello", "--json", *SHORT]
+    commands = {
+        "split": ["dllm.py", single],
+        "prompts": ["dllm.py", batch(saved, folder, "two.jsonl")],
+        "problems": ["lab.bench", COMPARE],
+        "int8": ["dllm.py", [*single, "--int8"]],
+        "oracle": ["lab.bench", ["oracle"]],
+    }
+    (folder / "commands.json").write_text(json.dumps(list(commands.values())))
+    done = torchrun(ROOT / "tests" / "two_processes.py", folder / "commands.json", folder)
+    assert done.returncode == 0, done.stderr
+    return [dict(zip(commands, json.loads((folder / f"{rank}.json").read_text()))) for rank in (0, 1)]
+
+
+def only(outcomes, name: str) -> tuple[str, str, int]:
+    """What the first process says; the other must be silent, and end alike."""
+    (out, err, code), other = (of[name] for of in outcomes)
+    assert other == ["", "", code], other
+    return out, err, code
+
+
+def test_a_split_model_gives_the_same_answer(saved, outcomes, capsys):
     """Would catch heads that are dealt out wrongly, a cache of all heads, a sum that is missing, and an answer that is printed twice."""
-    arguments = ["--model", saved, "--prompt", "hello", "--json", *SHORT]
-    done = torchrun("dllm.py", *arguments)
-    out, err, _ = run(capsys, *arguments)
-    assert done.returncode == 0 and done.stdout == out, done.stderr
-    counters = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-    assert len(counters) == 1 and counters[0]["forwards"] == json.loads(err)["forwards"]
+    shared, counters, code = only(outcomes, "split")
+    out, err, _ = run(capsys, "--model", saved, "--prompt", "hello", "--json", *SHORT)
+    assert (shared, code) == (out, 0) and json.loads(counters)["forwards"] == json.loads(err)["forwards"]
 
 
-def test_prompts_are_shared_out_and_a_stopped_run_goes_on(saved, prompts, capsys):
+def test_prompts_are_shared_out_and_a_stopped_run_goes_on(folder, outcomes):
     """Would catch a prompt that is answered by both or by none, lines that are mixed, and a file that is begun by each."""
-    one, two = prompts.with_name("one.jsonl"), prompts.with_name("two.jsonl")
-    run(capsys, "--model", saved, "--prompts", prompts, "--out", one, "--batch-size", 1, *SHORT)
-    two.write_bytes(b"".join(one.read_bytes().splitlines(keepends=True)[:1]) + b'{"id": 5, "pro')
-    done = torchrun("dllm.py", "--model", saved, "--prompts", prompts, "--out", two, "--batch-size", 1, "--json", *SHORT)
-    assert done.returncode == 0, done.stderr
-    assert sorted(one.read_bytes().splitlines()) == sorted(two.read_bytes().splitlines())
-    counters = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-    assert [each["questions"] for each in counters] == [4]
+    _, err, code = only(outcomes, "prompts")
+    one, two = ((folder / name).read_bytes().splitlines() for name in ("one.jsonl", "two.jsonl"))
+    assert code == 0 and sorted(one) == sorted(two) and json.loads(err.splitlines()[-1])["questions"] == 4
 
 
-def test_problems_are_shared_out(capsys):
-    """Would catch a score that counts one process's problems, or each problem twice."""
-    arguments = ["compare", "--strategies", "fast-dllm,streaming", "--task", "add,compare", "--limit", "5", "--gen-length", "32", "--json"]
-    done = torchrun("-m", "lab.bench", *arguments)
-    assert done.returncode == 0, done.stderr
-    from lab import bench
-
-    bench.main(arguments)
+def figures(text: str) -> dict:
+    """What a comparison counts, without what it times."""
     timed = ("tokens_per_second", "speed_up")
-    plain, shared = (
-        {
-            task: {label: {k: v for k, v in f.items() if k not in timed} for label, f in of.items()}
-            for task, of in json.loads(text)["figures"].items()
-        }
-        for text in (capsys.readouterr().out, done.stdout)
-    )
-    assert shared == plain
+    of_tasks = json.loads(text)["figures"].items()
+    return {task: {label: {k: v for k, v in f.items() if k not in timed} for label, f in of.items()} for task, of in of_tasks}
 
 
-@pytest.mark.parametrize(
-    ("processes", "arguments", "message"),
-    [
-        (
-            3,
-            ["dllm.py", "--model", "{saved}", "--prompt", "a", *SHORT],
-            "--nproc-per-node is 3, expected a number that divides the model's 4 (n_heads)",
-        ),
-        (2, ["dllm.py", "--model", "{saved}", "--prompt", "a", "--int8", *SHORT], "--int8 works in one process only"),
-        (2, ["-m", "lab.bench", "oracle"], "oracle works in one process only"),
-    ],
-)
-def test_what_cannot_be_shared_is_refused_once(saved, processes, arguments, message):
+def test_problems_are_shared_out(outcomes, capsys):
+    """Would catch a score that counts one process's problems, or each problem twice."""
+    out, _, code = only(outcomes, "problems")
+    bench.main(COMPARE)
+    assert code == 0 and figures(out) == figures(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", ["int8", "oracle"])
+def test_what_works_in_one_process_is_refused_once(outcomes, name):
     """Would catch a line from each process, and a process that waits for the others for ever."""
-    done = torchrun(*[a.replace("{saved}", str(saved)) for a in arguments], processes=processes)
-    lines = [line for line in done.stderr.splitlines() if line.startswith(("dllm.py:", "lab.bench:"))]
-    assert done.returncode != 0 and len(lines) == 1 and message in lines[0], done.stderr
+    _, err, code = only(outcomes, name)
+    assert code == 2 and err.count("\n") == 1 and f"{name} works in one process only" in err
+
+
+def test_a_refusal_ends_torchrun_and_is_heard(saved):
+    """Would catch a model that cannot be dealt out, and a first process that torchrun ends before it has said so."""
+    done = torchrun("dllm.py", "--model", saved, "--prompt", "a", *SHORT, processes=3)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("dllm.py:")]
+    assert done.returncode != 0 and done.stdout == ""
+    assert lines == ["dllm.py: --nproc-per-node is 3, expected a number that divides the model's 4 (n_heads)"], done.stderr
 
 
 def test_one_process_gathers_from_itself():

@@ -4,12 +4,12 @@ from argparse import Namespace
 
 import pytest
 import torch
-from conftest import random_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import dllm
 import load_weights
+from conftest import random_model
 from lab import bench, speed
 
 SMALL = ["--shapes", "tiny", "--batch", "1", "--rounds", "1", "--prompt-length", "8", "--gen-length", "16", "--block-length", "4"]
@@ -34,7 +34,7 @@ def forward_at_work(model, cache, batch, prompt, gen_length, block):
     args = Namespace(prompt_length=prompt, gen_length=gen_length, block_length=block)
     canvas, step = speed.at_work(model, cache, batch, args)
     with speed.Products() as products:
-        dllm.forward(canvas, step.window, step.at)
+        canvas.forward(step.window, step.at)
     return canvas, step, products
 
 
@@ -57,7 +57,7 @@ def test_the_floor_has_the_products_of_the_forward(cache, kv_heads, batch):
     """Would catch a yardstick that is longer or shorter than what it measures, and heads that share keys counted once."""
     model = random_model(0, n_layers=3, n_kv_heads=kv_heads)
     canvas, step, products = forward_at_work(model, cache, batch, 6, 32, 4)
-    ours = flops(lambda: dllm.forward(canvas, step.window, step.at))
+    ours = flops(lambda: canvas.forward(step.window, step.at))
     assert ours == flops(products.run) == read_and_computed(products)[1] > 0
     assert ours > flops(forward_at_work(model, cache, batch, 5, 32, 4)[2].run)  # the negative control: one slot less
 
@@ -70,7 +70,7 @@ def test_the_forward_is_one_in_the_middle_of_an_answer(batch):
     for cache in speed.CACHES:
         gen_length = 64 if cache == "pruned" else 32  # or nothing would be far enough away
         canvas, step, products = forward_at_work(random_model(0), cache, batch, 6, gen_length, 4)
-        assert step.window.start == 6 + gen_length // 2 and step.window.age >= 2 and len(canvas.live) == batch, cache
+        assert step.window.start == 6 + gen_length // 2 and step.window.age not in (0, 1) and len(canvas.live) == batch, cache
         assert (step.rows, products.slots) == (batch * sizes[cache][0], sizes[cache][1]), cache
         assert (canvas.cache is None) == (cache == "none")
 

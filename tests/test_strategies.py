@@ -11,11 +11,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import ONE
 
 import strategies
 from kernels import Scores
 from model import Pass
+from shared import ONE
 from strategies import (
     KNOWN,
     STRATEGIES,
@@ -25,6 +25,7 @@ from strategies import (
     Window,
     build,
     check_settings,
+    choose,
     discover,
     fresh,
     has,
@@ -127,6 +128,18 @@ def test_a_file_in_the_folder_is_found_by_being_there(tmp_path, monkeypatch):
             sys.modules.pop(f"strategies.{name}", None)
             vars(strategies).pop(name, None)
     assert list(STRATEGIES) == before
+
+
+def test_a_system_whose_parts_are_not_there_is_left_out_with_a_line(tmp_path, monkeypatch, capsys):
+    """Would catch a deleted file that takes all systems along, and any other missing module, which is a fault and no deletion."""
+    monkeypatch.setattr(strategies, "__path__", [*strategies.__path__, str(tmp_path)])
+    before = list(STRATEGIES)
+    (tmp_path / "lonely.py").write_text("from strategies.deleted import part\n")
+    discover()
+    assert capsys.readouterr().err == "strategies/lonely.py is left out: no module strategies.deleted\n" and list(STRATEGIES) == before
+    (tmp_path / "lonely.py").write_text("import no_such_library\n")
+    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+        discover()
 
 
 def test_a_builder_is_entered_once():

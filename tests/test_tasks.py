@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from itertools import islice
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lab.tasks import LIMIT, TABLE, TASKS, Problem, check, is_held_out, problems
-from lab.tokenizer import SPECIAL, build, chat, save_tokenizer
+from lab.tokenizer import SPECIAL, chat, save_tokenizer
 from load_weights import load_tokenizer
 
 each_task = pytest.mark.parametrize("task", TASKS)
@@ -19,10 +20,13 @@ def some(task: str | None, count: int, seed: str = "tests", held_out: bool = Fal
     return list(islice(problems(seed, task, held_out), count))
 
 
+ONE_OF_EACH = [problem for task in TASKS for problem in some(task, 1)]
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    save_tokenizer(build(), folder)
+    save_tokenizer(folder)
     return load_tokenizer(folder)
 
 
@@ -83,11 +87,11 @@ def test_what_counts_as_right(text, right):
     assert check(TOM, text) == right
 
 
-@given(st.sampled_from(list(TASKS)), st.text(max_size=60))
-@example("two-step", "1 / 0 = 1. 1 / 0 = 1. The answer is 1.")
-def test_any_text_can_be_checked(task, text):
-    """A checker that raises on nonsense ends a training run at its last line."""
-    assert check(some(task, 1)[0], text) in (True, False)
+@given(st.lists(st.sampled_from([*"0123456789 .+*/-=<>x", " = ", "The answer is", "\n", "٣"]), max_size=30).map("".join))
+@example("1 / 0 = 1. 1 / 0 = 1. The answer is 1.")
+def test_any_text_can_be_checked(text):
+    """A checker that raises on nonsense ends a bench at its last line."""
+    assert all(check(problem, text) in (True, False) for problem in ONE_OF_EACH)
 
 
 # ---- Data
@@ -96,7 +100,7 @@ def test_any_text_can_be_checked(task, text):
 @each_task
 def test_training_and_held_out_problems_share_neither_prompt_nor_solution(task):
     """A split by index or by object identity, with which held-out accuracy measures memory."""
-    train, held = some(task, 700), some(task, 700, held_out=True)
+    train, held = some(task, 300), some(task, 300, held_out=True)
     assert not {p.prompt for p in train} & {p.prompt for p in held}
     assert not {p.answer for p in train} & {p.answer for p in held}
     assert all(is_held_out(p.answer) for p in held) and not any(is_held_out(p.answer) for p in train)
@@ -105,6 +109,14 @@ def test_training_and_held_out_problems_share_neither_prompt_nor_solution(task):
 def test_the_split_holds_out_a_tenth():
     """A comparison of the hash that is off by a factor of 256."""
     assert 0.09 < sum(is_held_out(f"The answer is {n}.") for n in range(20_000)) / 20_000 < 0.11
+
+
+@pytest.mark.parametrize("polish", [False, True])
+def test_tasks_come_in_their_shares(polish):
+    """Shares that belong to other tasks, or a polish that is like all before it."""
+    counts = Counter(problem.task for problem in islice(problems("shares", polish=polish), 3000))
+    for name, task in TASKS.items():
+        assert abs(counts[name] / 30 - (task.polish if polish else task.share)) < 2.5, name
 
 
 def test_the_same_seed_gives_the_same_data_on_every_machine():
@@ -150,8 +162,8 @@ def test_a_domain_word_and_a_number_are_one_token_each(tokenizer):
 
 def test_the_words_of_the_tasks_are_in_the_list(tokenizer):
     """A new phrase whose words are not in words.txt, and are spelled in bytes, as invented words are."""
-    pieces = [piece for p in some(None, 4000) for piece in re.findall(r"[A-Za-z]+", p.prompt + " " + p.answer)]
-    assert not {word for word in set(pieces) if len(tokenizer.encode(" " + word)) > 1 and pieces.count(word) >= 8}
+    counts = Counter(piece for p in some(None, 4000) for piece in re.findall(r"[A-Za-z]+", p.prompt + " " + p.answer))
+    assert not {word for word, count in counts.items() if count >= 8 and len(tokenizer.encode(" " + word)) > 1}
 
 
 def test_the_chat_template_renders_what_training_used(tokenizer):

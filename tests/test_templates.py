@@ -4,10 +4,10 @@ import functools
 
 import pytest
 import torch
-from conftest import EOS, MASK, random_model, random_prompt
-from shared import GREEDY, SEARCHING, SOME, STRATEGIES, TWICE, answers, run, some_cases
 
+from conftest import EOS, MASK, random_model, random_prompt
 from dllm import decode, generate, prepare, stream
+from shared import GREEDY, SEARCHING, SOME, STRATEGIES, TWICE, answers, run, some_cases
 
 EOS_POLICIES = (None, "fill", "stop", "defer")
 

@@ -38,7 +38,7 @@ def test_it_ends_its_answers(tiny):
 
 def test_careless_decoding_costs_accuracy(tiny):
     """Would catch a model so sure, or tasks so easy, that no strategy has anything to show: eight tokens at once against one."""
-    assert solved(tiny, "four-step", 20, "llada", steps=16, eos="stop") < solved(tiny, "four-step", 20, "fast-dllm") - 4
+    assert solved(tiny, "four-step", 8, "llada", steps=16, eos="stop") < solved(tiny, "four-step", 8, "fast-dllm") - 4
 
 
 def test_it_fits_into_the_repository():

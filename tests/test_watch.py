@@ -7,29 +7,25 @@ import pty
 import re
 import signal
 import struct
-import subprocess
-import sys
 import termios
 import threading
 import time
-from functools import partial
-from pathlib import Path
 
 import pytest
-from conftest import random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
-from rich.style import Style
-from test_command_line import SHORT, run
-from test_dllm import DRAFTING, GUIDED, LENGTHS, one_canvas, seeds
+from rich.text import Text
 
 import dllm
+import program
+from conftest import random_model, random_prompt
 from lab import watch
-from options import options
+from shared import DRAFTING, GUIDED, LENGTHS, one_canvas, seeds
+from strategies import STRATEGIES, options
+from test_command_line import SHORT, run
 
-ROOT = Path(__file__).parent.parent
 ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"  # a terminal's second screen
 
 
@@ -47,7 +43,7 @@ def observed(tokenizer, strategy="fast-dllm", seed=0, own=None, **settings):
     """An observer and its steps, over a random model."""
     canvas = dllm.prepare(random_model(seed), random_prompt(seed, 7), strategy, LENGTHS | settings)
     observer = watch.Observer(canvas, tokenizer, own or {})
-    for step in dllm.steps(canvas):
+    for step in dllm.stream(canvas):
         observer.see(step)
         yield observer, step
 
@@ -77,14 +73,14 @@ def test_folding_loses_no_text(seed, texts, width):
     for observer, _ in observed(Words(*texts), seed=seed, threshold=0.5):
         picture = observer.picture()
         shown = [line.split(watch.BORDER, 1)[1] for line in drawn(picture, width) if watch.BORDER in line]
-        squeezed = lambda text: re.sub(r"\s", "", text)  # noqa: E731  what stands at the end of a line may be a space
-        assert squeezed("".join(shown)) == squeezed("".join(text for block in picture.blocks for text, _ in block))
+        squeezed = lambda text: re.sub(r"\s", "", text)  # what stands at the end of a line may be a space
+        assert squeezed("".join(shown)) == squeezed("".join(text for block in picture.blocks for text in block.plain))
 
 
 def test_wide_characters_are_folded_whole():
-    """The width of a wide character is two columns, and a cell wider than the line is cut between characters."""
-    cells = [("中文", Style()), ("字", Style()), ("ab", Style()), ("一二三四五", Style())]
-    assert [str(line) for line in watch.fold(cells, 5)] == ["中文", "字ab", "一二", "三四", "五"]
+    """Would catch a wide character that counts as one column, or that is cut in two."""
+    picture = watch.Picture([Text("中文 字ab 一二三四五")], range(1), Text("中文字"))
+    assert drawn(picture, 7) == ["1│中文", " │字ab", " │一二", " │三四", " │五", "中文字"]
 
 
 def test_a_character_of_several_tokens_is_shown_once():
@@ -142,7 +138,7 @@ def test_a_long_answer_follows_the_open_block():
 def test_the_sentence_agrees_with_the_step(seed, case):
     """Would catch numbers that are another step's, or counted otherwise than the rule counts."""
     strategy, settings = case
-    own = {k: v for k, v in settings.items() if k in options(dllm.STRATEGIES[strategy])}
+    own = {k: v for k, v in settings.items() if k in options(STRATEGIES[strategy])}
     for observer, step in observed(Words("x"), strategy, seed, own, **settings):
         sentence = observer.sentence()
         assert sentence.startswith(f"step {step.nfe}: ") and f"committed {int((step.commit & step.candidates).sum())} (" in sentence
@@ -174,7 +170,7 @@ def test_tokens_taken_back_and_an_early_end_are_told():
     """Would catch a sentence that is silent about what no rule committed."""
     for observer, step in observed(Words("x"), "llada"):
         pass
-    observer.writes, observer.unwrites = [[9, 1], [20, 38], [21, 38]], [[8, 39]]
+    observer.record |= {"writes": [[9, 1], [20, 38], [21, 38]], "unwrites": [[8, 39]]}
     observer.committed = [0.5]
     assert observer.sentence().startswith(
         "step 24: 1 masked, committed 1 (0.50), ended and filled 2 with EOS, took back 1; block 3, rows 31 of 31"
@@ -191,19 +187,14 @@ def resize(terminal: int, columns: int, rows: int = 24) -> None:
 class Terminal:
     """`python dllm.py --watch` with stderr on a terminal and stdout in a pipe."""
 
-    def __init__(self, saved, *flags, columns=80, **environment):
+    def __init__(self, saved, tmp_path, *flags, columns=80, **environment):
         self.ours, theirs = pty.openpty()
         resize(theirs, columns)
-        environment = (
-            {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")} | {"TERM": "xterm-256color"} | environment
-        )
-        command = [sys.executable, ROOT / "dllm.py", "--model", saved, "--prompt", "hello", "--strategy", "llada", *SHORT, *flags]
-        listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which tests in the background ignore, and their children with them
-        self.process = subprocess.Popen(
-            [*map(str, command)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, env=environment, text=True, preexec_fn=listen,
-        )  # fmt: skip
-        os.close(theirs)
+        command = ["--model", saved, "--prompt", "hello", "--strategy", "llada", *SHORT, *flags]
+        self.out = tmp_path / "out"
+        environment = {"TERM": "xterm-256color"} | environment
+        self.process = program.start(command, "", self.out, os.ttyname(theirs), **environment)
+        self.theirs = theirs  # open until the end: what nobody holds would be gone before the other process opens it
         self.shown = b""
         self.reader = threading.Thread(target=self.read)
         self.reader.start()
@@ -221,10 +212,11 @@ class Terminal:
             time.sleep(0.02)
 
     def end(self) -> tuple[str, str, int]:
-        out, _ = self.process.communicate(timeout=120)
+        self.process.join(120)
+        os.close(self.theirs)
         self.reader.join()
         os.close(self.ours)
-        return out, self.shown.decode(), self.process.returncode
+        return self.out.read_text(), self.shown.decode(), self.process.exitcode
 
 
 def words(text: str) -> str:
@@ -237,10 +229,10 @@ def pictures(shown: str) -> list[list[str]]:
     return [words(picture).splitlines() for picture in shown.split(LEAVE)[0].split("\x1b[H")]
 
 
-def test_a_terminal_is_redrawn_in_place_and_left_as_it_was(saved, capsys):
+def test_a_terminal_is_redrawn_in_place_and_left_as_it_was(saved, tmp_path, capsys):
     """Would catch a picture on stdout, a terminal left on its second screen or without a cursor, and a last picture that is gone."""
     answer = run(capsys, "--model", saved, "--prompt", "hello", "--strategy", "llada", *SHORT)[0]
-    out, shown, code = Terminal(saved, "--watch", 0, "--explain").end()
+    out, shown, code = Terminal(saved, tmp_path, "--watch", 0, "--explain").end()
     assert (out, code) == (answer, 0)
     assert shown.count(ENTER) == shown.count(LEAVE) == 1 and shown.count("\x1b[?25h") == shown.count("\x1b[?25l") == 1
     drawn, left = shown.split(LEAVE)
@@ -248,9 +240,9 @@ def test_a_terminal_is_redrawn_in_place_and_left_as_it_was(saved, capsys):
     assert words(left).count("step ") == 16 and "forward 16 " in words(left) and "forwards 16" in left
 
 
-def test_a_window_may_change_its_size(saved):
+def test_a_window_may_change_its_size(saved, tmp_path):
     """Would catch lines of the old width in the new window."""
-    terminal = Terminal(saved, "--watch", 0.3)
+    terminal = Terminal(saved, tmp_path, "--watch", 0.15)
     terminal.wait_for("forward 2 ")
     resize(terminal.ours, 20)
     terminal.wait_for("forward 9")
@@ -259,30 +251,30 @@ def test_a_window_may_change_its_size(saved):
 
 
 @pytest.mark.parametrize("columns", [20, 21, 200])
-def test_every_width_is_kept(saved, columns):
+def test_every_width_is_kept(saved, tmp_path, columns):
     """Would catch a line that a narrow window wraps."""
-    _, shown, code = Terminal(saved, "--watch", 0, columns=columns).end()
+    _, shown, code = Terminal(saved, tmp_path, "--watch", 0, columns=columns).end()
     assert code == 0 and all(cell_len(line) <= columns for picture in pictures(shown) for line in picture)
 
 
-def test_a_terminal_that_cannot_redraw_gets_lines(saved):
+def test_a_terminal_that_cannot_redraw_gets_lines(saved, tmp_path):
     """Would catch escape sequences in a terminal that prints them."""
-    _, shown, code = Terminal(saved, "--watch", TERM="dumb").end()
+    _, shown, code = Terminal(saved, tmp_path, "--watch", TERM="dumb").end()
     assert code == 0 and "\x1b" not in shown and len(re.findall(r"^ *\d+  ", shown, re.MULTILINE)) == 16
 
 
-def test_no_color_is_honoured(saved):
+def test_no_color_is_honoured(saved, tmp_path):
     """Would catch colour for somebody who asked for none; what is written now is still bold and reversed."""
-    _, shown, code = Terminal(saved, "--watch", 0, NO_COLOR="1").end()
+    _, shown, code = Terminal(saved, tmp_path, "--watch", 0, NO_COLOR="1").end()
     codes = {number for codes in re.findall(r"\x1b\[([0-9;]*)m", shown) for number in codes.split(";")}
     assert code == 0 and "7" in codes and codes <= {"", "0", "1", "2", "7"}
 
 
-def test_an_interrupt_restores_the_terminal(saved):
+def test_an_interrupt_restores_the_terminal(saved, tmp_path):
     """Would catch a terminal that stays on its second screen after control-C."""
-    terminal = Terminal(saved, "--watch", 5)
+    terminal = Terminal(saved, tmp_path, "--watch", 5)
     terminal.wait_for("forward 1 ")
-    terminal.process.send_signal(signal.SIGINT)
+    os.kill(terminal.process.pid, signal.SIGINT)
     _, shown, code = terminal.end()
     assert code == 130 and shown.count(ENTER) == shown.count(LEAVE) == 1 and "Traceback" not in shown
 

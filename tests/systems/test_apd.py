@@ -2,7 +2,6 @@
 
 from conftest import random_model
 from shared import refused, run, same
-
 from strategies.guides import Reader, left_to_right
 
 ONE = {"block_length": 1}

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import EOS, MASK, random_model, random_prompt
 from hypothesis import given
-from shared import run, seeds
 
+from conftest import EOS, MASK, random_model, random_prompt
 from model import Pass
+from shared import run, seeds
 from strategies import Strategy
 from strategies.ar import causal
 from strategies.llada import quota, serial

@@ -1,11 +1,11 @@
 """Convolutional decoding: a window that text grows by."""
 
 import pytest
-from conftest import random_model
 from hypothesis import given
-from shared import changed, run, same, seeds
 
+from conftest import random_model
 from dllm import decode
+from shared import changed, run, same, seeds
 from strategies import Strategy, build
 from strategies.d2f import pipeline
 from strategies.llada import full

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import ONE, again, answers, changed, run, same, seeds
 
+from shared import ONE, again, answers, changed, run, same, seeds
 from strategies import STRATEGIES, Strategy, Window, build
 from strategies.credit import Credit
 from strategies.d2f import pipeline
@@ -38,7 +38,7 @@ def test_credit_grows_with_every_forward_that_agrees():
 def test_what_is_never_written_earns_no_credit():
     """Would catch confidences among which the mask, and what eos=suppress rules out, still count: the credit would be theirs."""
     credit = Credit(alpha=2.0, gamma=0.5, beta=0.5, inside=lambda s, window, at: torch.tensor([[[1.0, 0.0, 2.0]]]))
-    forbid = lambda logits: logits[..., 2].fill_(-torch.inf)  # noqa: E731
+    forbid = lambda logits: logits[..., 2].fill_(-torch.inf)
     canvas = SimpleNamespace(x=torch.zeros(1, 1), forbid=forbid, candidates=lambda window: torch.tensor([[True]]))
     confidence = torch.tensor([1.0, 0.0]).softmax(-1)[0]
     got = credit(canvas, Window(0, 1, 0, 0, 0, None, **ONE), None)[0, 0]

@@ -1,12 +1,12 @@
 """D2F's mask, its exact cache, and its pipeline."""
 
 import pytest
-from conftest import random_model
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import LENGTHS, changed, committed, refused, run, same, seeds
 
+from conftest import random_model
 from dllm import decode
+from shared import LENGTHS, changed, committed, refused, run, same, seeds
 from strategies import Strategy, build
 from strategies.d2f import block_causal, block_mask
 from strategies.fast_dllm import threshold_rule

@@ -1,12 +1,12 @@
 """d3LLM: entropy in a pipeline, and blocks that are kept when they have settled."""
 
 import pytest
-from conftest import MASK, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import LENGTHS, changed, run, same, seeds
 
+from conftest import MASK, random_model, random_prompt
 from dllm import decode
+from shared import LENGTHS, changed, run, same, seeds
 from strategies import Strategy, build
 from strategies.d2f import pipeline
 from strategies.fast_dllm import threshold_rule

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import MASK, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import LENGTHS, changed, run, same, seeds
 
+from conftest import MASK, random_model, random_prompt
 from dllm import decode
+from shared import LENGTHS, changed, run, same, seeds
 from strategies import Strategy, build
 from strategies.d2f import pipeline
 from strategies.fast_dllm import threshold_rule
@@ -20,7 +20,7 @@ from strategies.llada import quota, serial
 def test_what_refreshes_always_is_no_cache(seed):
     """Would catch a cached path that differs in more than staleness: by its setting, and by windows that are always new."""
     delayed = build("dkv").view
-    always = lambda s, window: delayed(s, dataclasses.replace(window, age=0))  # noqa: E731
+    always = lambda s, window: delayed(s, dataclasses.replace(window, age=0))
     assert same(run(seed, "dkv", refresh=1), run(seed, Strategy(quota, always, serial)), run(seed, "llada"))
 
 

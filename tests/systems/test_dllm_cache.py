@@ -6,14 +6,14 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import LENGTHS, changed, refused, run, same, seeds
 
 import dllm
+from conftest import random_model, random_prompt
 from dllm import decode
 from model import Pass, rope_table, rotate
+from shared import LENGTHS, changed, refused, run, same, seeds
 from strategies import Strategy, build
 from strategies.d2f import pipeline
 from strategies.dllm_cache import partly
@@ -29,7 +29,7 @@ def test_what_refreshes_always_is_no_cache(seed, threshold):
     cached = run(seed, "dllm-cache", prompt_interval_steps=1, gen_interval_steps=1, threshold=threshold)
     assert same(cached, run(seed, "fast-dllm", cache="none", threshold=threshold))
     view = build("dllm-cache").view
-    always = lambda s, window: view(s, dataclasses.replace(window, age=0))  # noqa: E731
+    always = lambda s, window: view(s, dataclasses.replace(window, age=0))
     assert same(run(seed, Strategy(quota, always, serial)), run(seed, "llada"))
 
 

@@ -1,11 +1,11 @@
 """dLLM-Var: a canvas that grows."""
 
 import torch
-from conftest import EOS, MASK, random_model, random_prompt
 from hypothesis import given
-from shared import LENGTHS, answers, changed, run, seeds
 
+from conftest import EOS, MASK, random_model, random_prompt
 from dllm import decode
+from shared import LENGTHS, answers, changed, run, seeds
 
 
 @given(seeds)

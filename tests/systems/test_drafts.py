@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import CACHES, again, rules, run, seeds, views
 
+from conftest import random_prompt
+from shared import CACHES, again, rules, run, seeds, views
 from strategies import STRATEGIES, Strategy, build
 from strategies.d2f import block_causal, pipeline
 from strategies.drafts import Drafts, chain

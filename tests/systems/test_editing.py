@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import MASK
 from hypothesis import given
-from shared import answers, changed, run, same, seeds, views
 
+from conftest import MASK
 from kernels import Scores
+from shared import answers, changed, run, same, seeds, views
 from strategies import Strategy, build
 from strategies.d2f import pipeline
 from strategies.llada import full, serial

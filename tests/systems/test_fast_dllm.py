@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import MASK, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import answers, changed, committed, refused, rules, run, same, seeds
 
+from conftest import MASK, random_model, random_prompt
+from shared import answers, changed, committed, refused, rules, run, same, seeds
 from strategies import Strategy
 from strategies.d2f import block_causal, pipeline
 from strategies.fast_dllm import cached, factor_rule, threshold_rule
@@ -76,7 +76,7 @@ def test_one_layer_makes_approximate_caches_exact(seed, cache, tau):
 def test_a_cache_that_is_refreshed_in_every_step_equals_none(seed, cache):
     """Would catch an approximation beyond staleness, such as a mask or a slot that only the cached path sees."""
     fresh = cached(cache)
-    always = lambda s, window: fresh(s, dataclasses.replace(window, age=0))  # noqa: E731
+    always = lambda s, window: fresh(s, dataclasses.replace(window, age=0))
     assert same(run(seed, Strategy(threshold_rule(0.5), always, serial)), run(seed, "fast-dllm", cache="none", threshold=0.5))
 
 
@@ -106,7 +106,7 @@ def test_a_frozen_prefix_computes_the_prompt_once(seed):
 def test_a_prefix_that_is_never_frozen_is_no_cache(seed):
     """Would catch an approximation beyond what is frozen: with nothing final, FreeCache recomputes and sees the whole canvas."""
     frozen = cached("frozen")
-    never = lambda s, window: frozen(s, dataclasses.replace(window, final=0))  # noqa: E731
+    never = lambda s, window: frozen(s, dataclasses.replace(window, final=0))
     one, other = run(seed, Strategy(quota, never, serial)), run(seed, "llada")
     assert one.tokens.equal(other.tokens) and one.rows == other.rows
 

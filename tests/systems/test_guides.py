@@ -4,14 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import EOS, MASK, VOCABULARY, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import LENGTHS, answers, rules, run, same, seeds
 
+from conftest import EOS, MASK, VOCABULARY, random_model, random_prompt
 from dllm import decode, generate
 from lab.oracle import Memory
 from model import LLaDA, Pass
+from shared import LENGTHS, answers, rules, run, same, seeds
 from strategies import STRATEGIES, Strategy, build
 from strategies.fast_dllm import cached, threshold_rule
 from strategies.guides import Reader, frontier, left_to_right, trailing

@@ -1,11 +1,11 @@
 """Hierarchical decoding: one token in every run of masks."""
 
-from conftest import random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import LENGTHS, changed, committed, refused, run, same, seeds
 
+from conftest import random_model, random_prompt
 from dllm import decode
+from shared import LENGTHS, changed, committed, refused, run, same, seeds
 from strategies import build
 
 

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from conftest import MASK, random_filter, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from shared import CACHES, LENGTHS, answers, committed, run, same, seeds
 
+from conftest import MASK, random_filter, random_model, random_prompt
 from dllm import decode, plan
 from kernels import Scores
 from lab.save import save_filter
+from shared import CACHES, LENGTHS, answers, committed, run, same, seeds
 from strategies import Strategy, build
 from strategies.d2f import block_causal, pipeline
 from strategies.fast_dllm import cached
@@ -26,8 +26,8 @@ def test_the_rule_is_two_layers_on_the_confidences_of_a_block(tmp_path):
     weight[2, 5] = 10.0  # cell 2 is accepted for what cell 5 shows
     file = tmp_path / "filter.safetensors"
     save_filter([torch.eye(8), torch.full((8,), -0.25), weight, torch.full((8,), -2.0)], file)
-    rule = lambda tau: build("learn2pd", filter=str(file), tau=float(tau)).rule  # noqa: E731
-    bias = lambda confidence: 1 / (1 + torch.exp(torch.tensor(2 - 10 * (confidence - 0.25))))  # noqa: E731
+    rule = lambda tau: build("learn2pd", filter=str(file), tau=float(tau)).rule
+    bias = lambda confidence: 1 / (1 + torch.exp(torch.tensor(2 - 10 * (confidence - 0.25))))
     odds = [0.5, 0.5, 0.5, 0.5, 0.5, 0.75, 0.5, 0.5]
     assert committed(rule(bias(0.75) - 1e-4), confidence=odds) == [2]
     assert committed(rule(bias(0.75) + 1e-4), confidence=odds) == []

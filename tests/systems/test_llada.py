@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import LENGTHS, ONE, changed, committed
 
+from conftest import random_model, random_prompt
 from dllm import decode
 from kernels import Scores
+from shared import LENGTHS, ONE, changed, committed
 from strategies import Window
 from strategies.llada import quota
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import random_model
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import changed, committed, refused, run, same, seeds
 
+from conftest import random_model
+from shared import changed, committed, refused, run, same, seeds
 from strategies import build
 from strategies.fast_dllm import threshold_rule
 

@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from conftest import EOS, MASK, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import CACHES, LENGTHS, again, answers, changed, refused, rules, run, same, seeds, views
 
 import kernels
+from conftest import EOS, MASK, random_model, random_prompt
 from dllm import decode, finish, generate, plan, prepare, stream
+from shared import CACHES, LENGTHS, again, answers, changed, refused, rules, run, same, seeds, views
 from strategies import STRATEGIES, Strategy, Window, build, prism
 from strategies.d2f import block_causal, pipeline
 from strategies.fast_dllm import cached, threshold_rule
@@ -213,7 +213,7 @@ def test_the_same_seed_searches_alike(seed, temperature):
 
 def test_another_seed_masks_other_tokens_again():
     """Negative control for the test above, greedy, where nothing else is random; but without copies nothing is."""
-    forwards = lambda **changes: {run(3, "prism", **SEARCH | changes, threshold=0.6, seed=seed).nfe for seed in range(6)}  # noqa: E731
+    forwards = lambda **changes: {run(3, "prism", **SEARCH | changes, threshold=0.6, seed=seed).nfe for seed in range(6)}
     assert len(forwards()) > 1 and len(forwards(remask=0)) == 1
 
 

@@ -1,11 +1,11 @@
 """Saber: a threshold at the mean so far, and tokens that are taken back."""
 
 import pytest
-from conftest import MASK, random_model, random_prompt
 from hypothesis import given
-from shared import LENGTHS, again, answers, changed, run, seeds, views
 
+from conftest import MASK, random_model, random_prompt
 from dllm import decode
+from shared import LENGTHS, again, answers, changed, run, seeds, views
 from strategies import Strategy
 from strategies.d2f import pipeline
 from strategies.llada import full, serial

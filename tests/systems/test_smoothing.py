@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import MASK, random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import CACHES, LENGTHS, answers, changed, refused, rules, run, same, seeds, views
 
+from conftest import MASK, random_model, random_prompt
 from dllm import decode
 from lab.oracle import Oracle
+from shared import CACHES, LENGTHS, answers, changed, refused, rules, run, same, seeds, views
 from strategies import Strategy, build
 from strategies.d2f import block_causal, pipeline
 from strategies.fast_dllm import cached, threshold_rule

@@ -5,13 +5,13 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import random_model, random_prompt
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import LENGTHS, changed, refused, run, same, seeds
 
+from conftest import random_model, random_prompt
 from dllm import Canvas, Settings, stream
 from model import Pass, rope_table, rotate
+from shared import LENGTHS, changed, refused, run, same, seeds
 from strategies import Strategy, Window, build
 from strategies.d2f import pipeline
 from strategies.fast_dllm import threshold_rule
@@ -70,7 +70,7 @@ def test_it_keeps_a_share_of_what_is_outside_the_block(seed, keep_ratio, kernel_
 def test_what_is_not_kept_is_not_seen():
     """Negative control for the test above: keys and values of the kept slots decide, those of all others do not."""
     canvas = Canvas(random_model(0), [random_prompt(0, 9)], build("sparse", keep_ratio=0.3), Settings(**LENGTHS, temperature=0.0))
-    S, window = 33, lambda age: Window(9, 17, age, 9, 16, 8, torch.ones(1, 1, dtype=torch.bool), canvas.live, canvas.forwards)  # noqa: E731
+    S, window = 33, lambda age: Window(9, 17, age, 9, 16, 8, torch.ones(1, 1, dtype=torch.bool), canvas.live, canvas.forwards)
     for age in (0, 1):
         canvas.forward(window(age), canvas.strategy.view(canvas, window(age)))
     at = canvas.strategy.view(canvas, window(2))
@@ -127,7 +127,7 @@ def test_demand_is_the_product_of_the_mean_query_with_each_key(n_kv_heads):
 def test_what_is_refreshed_in_every_forward_equals_none(seed):
     """Would catch an approximation beyond staleness."""
     evicting = build("sparse").view
-    always = lambda s, window: evicting(s, dataclasses.replace(window, age=0))  # noqa: E731
+    always = lambda s, window: evicting(s, dataclasses.replace(window, age=0))
     assert same(run(seed, Strategy(quota, always, serial)), run(seed, "llada"))
 
 

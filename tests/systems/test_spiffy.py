@@ -3,9 +3,9 @@
 import json
 
 import pytest
+
 from conftest import random_model
 from shared import refused, run
-
 from strategies import Strategy, build
 from strategies.drafts import Drafts
 from strategies.fast_dllm import cached

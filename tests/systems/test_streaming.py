@@ -3,12 +3,12 @@
 import dataclasses
 
 import pytest
-from conftest import EOS, random_model
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import LENGTHS, ONE, answers, changed, committed, refused, run, same, seeds
 
+from conftest import EOS, random_model
 from dllm import Canvas, Settings
+from shared import LENGTHS, ONE, answers, changed, committed, refused, run, same, seeds
 from strategies import Strategy, Window, build
 from strategies.fast_dllm import cached, threshold_rule
 from strategies.llada import full, serial
@@ -58,7 +58,7 @@ def test_some_of_these_runs_end_early():
 def test_a_cache_that_is_refreshed_in_every_step_equals_none(seed, cache, window_size):
     """Would catch an approximation beyond staleness, such as a mask or a slot that only the cached path sees."""
     fresh, rule = pruned(cached(cache), window_size), threshold_rule(0.5)
-    always = lambda s, window: fresh(s, dataclasses.replace(window, age=0))  # noqa: E731
+    always = lambda s, window: fresh(s, dataclasses.replace(window, age=0))
     assert same(run(seed, Strategy(rule, always, serial)), run(seed, Strategy(rule, pruned(full, window_size), serial)))
 
 

@@ -2,7 +2,6 @@
 
 from conftest import random_model
 from shared import refused, run
-
 from strategies import Strategy
 from strategies.drafts import Drafts, chain
 from strategies.fast_dllm import cached

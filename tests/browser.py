@@ -1,4 +1,4 @@
-"""A headless Chromium to look at pages with, driven over a pipe: the gallery's screenshots and the viewer's tests need no library for it.
+"""A headless Chromium to look at pages with, driven over a pipe: the viewer's tests need no library for it.
 
 Left out on purpose: everything but opening a page, running a line of script in it, pressing keys, and taking a picture.
 """
@@ -8,12 +8,12 @@ import itertools
 import json
 import os
 import select
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
-PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+from lab.gallery import BROWSER as PROGRAM
+
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update
     --disable-sync --hide-scrollbars --remote-debugging-pipe""".split()
 PATIENCE = 60  # seconds to wait for any one answer

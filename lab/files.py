@@ -1,0 +1,61 @@
+"""What comes from a user and goes to one, in files or as text: one line if that cannot be."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+def check_place(flag: str, path: str, *suffixes: str) -> None:
+    """Raise ValueError, naming the flag, if no file can be written there; nothing is created."""
+    place, folder = Path(path), Path(path).parent
+    if suffixes and place.suffix not in suffixes:
+        raise ValueError(f"{flag} {path}: expected a name that ends in {' or '.join(suffixes)}")
+    if place.is_dir():
+        raise ValueError(f"{flag} {path}: that is a folder")
+    if not folder.is_dir():
+        raise ValueError(f"{flag} {path}: there is no folder {folder}")
+    if not os.access(place if place.exists() else folder, os.W_OK):
+        raise ValueError(f"{flag} {path}: no permission to write there")
+
+
+def read_bytes(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def json_object(line: str | bytes) -> dict | None:
+    """The object that a line of JSON is; None if it is none."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def whole_text(text: str, name: str) -> str:
+    """The text; ValueError if it is empty, or holds what was no UTF-8 where it came from."""
+    try:
+        text.encode("utf-8")
+    except UnicodeError:
+        raise ValueError(f"the {name} is not valid UTF-8") from None
+    if not text.strip():
+        raise ValueError(f"the {name} is empty")
+    return text
+
+
+def printable(text: str) -> str:
+    """Text that a terminal shows as it is: control characters, which command it, become U+FFFD."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+def write(text: str) -> None:
+    """Print an answer. Nobody to take it (a full disk, a pipe without a reader) is exit code 1."""
+    try:
+        print(printable(text), flush=True)
+    except OSError as error:
+        # what is still buffered must not fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(f"dllm.py: the answer cannot be written: {error.strerror}")
