@@ -68,7 +68,7 @@ TWICE = ("swift", *GUIDED)  # which may run two forwards for a token
 SEARCHING = ("prism",)  # which decode several canvases
 case = st.sampled_from(CASES)
 one_canvas = st.sampled_from([case for case in CASES if case[0] not in SEARCHING])
-seeds = st.integers(0, 23)  # few enough that tests meet each other's decodes, which are run once
+seeds = st.integers(0, 11)  # few enough that tests meet each other's decodes, which are run once
 LENGTHS = {"gen_length": 24, "block_length": 8}
 GREEDY = {"temperature": 0.0}  # also where a strategy samples by default
 
@@ -111,8 +111,8 @@ def same(*results) -> bool:
 
 
 def changed(strategy, settings, other, others) -> int:
-    """On how many of eight models the tokens differ."""
-    return sum(not run(seed, strategy, **settings).tokens.equal(run(seed, other, **others).tokens) for seed in range(8))
+    """On how many of five models the tokens differ."""
+    return sum(not run(seed, strategy, **settings).tokens.equal(run(seed, other, **others).tokens) for seed in range(5))
 
 
 def refused(model, strategy, message: str, **arguments) -> None:

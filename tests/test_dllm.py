@@ -96,10 +96,10 @@ def test_each_row_of_a_batch_equals_the_row_alone(case):
     """Would catch rows that see each other, padding that is seen, and a row that waits or stops with the others: tokens and forwards."""
     (strategy, settings), number = case, CASES.index(case)
     prompts, together, _ = followed(number)
-    for row in (number % 2, 1 + number % 2):
-        alone = run(number, strategy, prompts[row], **settings | {"eos": POLICIES[number % 4]})
-        assert answers(together)[row] == answers(alone)[0]
-        assert (together.forwards[row], together.lengths[row]) == (alone.nfe, alone.lengths[0])
+    row = number % 3  # of the longest prompt, the shortest, or one between
+    alone = run(number, strategy, prompts[row], **settings | {"eos": POLICIES[number % 4]})
+    assert answers(together)[row] == answers(alone)[0]
+    assert (together.forwards[row], together.lengths[row]) == (alone.nfe, alone.lengths[0])
 
 
 @every_case

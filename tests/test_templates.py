@@ -67,10 +67,10 @@ def test_templates_of_a_batch_equal_each_alone(case):
     """Would catch blocks that one row has open because another has, and padding behind a short template that is written."""
     (strategy, settings), number = case, SOME.index(case)
     prompts, templates, batch = together(number)
-    for row in (number % 2, 2):
-        padded = templates[row] + [EOS] * (24 - len(templates[row]))
-        alone = fill(number, strategy, padded, prompts[row], eos=EOS_POLICIES[number % 4], **settings | GREEDY)
-        assert answers(batch)[row] == answers(alone)[0] and batch.forwards[row] == alone.nfe == alone.forwards[0]
+    row = number % 3
+    padded = templates[row] + [EOS] * (24 - len(templates[row]))
+    alone = fill(number, strategy, padded, prompts[row], eos=EOS_POLICIES[number % 4], **settings | GREEDY)
+    assert answers(batch)[row] == answers(alone)[0] and batch.forwards[row] == alone.nfe == alone.forwards[0]
 
 
 def test_the_rules_that_revise_would_change_what_is_given():

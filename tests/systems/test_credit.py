@@ -57,7 +57,7 @@ def test_it_goes_around_another_way_to_logits(seed):
 def test_it_differs_from_a_threshold():
     """Negative control for the tests above."""
     plain = {"cache": "none", "threshold": 0.5}
-    assert changed("fast-dllm", plain, "credit", plain) >= 2
+    assert changed("fast-dllm", plain, "credit", plain) >= 1
 
 
 def test_its_memory_is_that_of_one_decode():

@@ -60,9 +60,9 @@ def test_a_block_opens_when_the_last_is_filled_up_to_the_share(add, opened):
 
 def test_it_differs_where_blocks_overlap():
     """Negative controls: with another mask, or several blocks in flight, some tokens must change."""
-    assert changed("d2f", {"eos": "fill"}, "fast-dllm", {"cache": "none"}) >= 4
+    assert changed("d2f", {"eos": "fill"}, "fast-dllm", {"cache": "none"}) >= 3
     early, late = {"block_add_threshold": 0.1, "skip_threshold": 0.6}, {"block_add_threshold": 1.0, "skip_threshold": 0.6}
-    assert changed("d2f", early, "d2f", late) >= 4
+    assert changed("d2f", early, "d2f", late) >= 3
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,9 @@ def test_a_block_opens_after_its_predecessor_has_begun(seed):
 
 def test_it_differs_where_it_approximates():
     """Negative controls: at ordinary settings each of these changes some tokens."""
-    assert changed("d3llm", {"theta": 1.0}, "llada", {"remasking": "entropy", "eos": "stop"}) >= 4
-    assert changed("d3llm", PIPE | {"refresh": 1}, "d3llm", PIPE | {"delay": 0}) >= 4
-    assert changed("d3llm", PIPE | {"delay": 1}, "d3llm", PIPE | {"delay": 0}) >= 2
+    assert changed("d3llm", {"theta": 1.0}, "llada", {"remasking": "entropy", "eos": "stop"}) >= 3
+    assert changed("d3llm", PIPE | {"refresh": 1}, "d3llm", PIPE | {"delay": 0}) >= 3
+    assert changed("d3llm", PIPE | {"delay": 1}, "d3llm", PIPE | {"delay": 0}) >= 1
 
 
 def test_what_cannot_be_combined_is_refused():

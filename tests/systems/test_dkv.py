@@ -53,8 +53,8 @@ def test_one_layer_makes_prefill_exact(seed, refresh):
 
 def test_it_differs_where_it_approximates():
     """Negative controls: at ordinary settings each of these changes some tokens."""
-    assert changed("llada", {}, "dkv", {"refresh": 8}) >= 4
-    assert changed("dkv", {}, "dkv", {"prefill": True}) >= 4
+    assert changed("llada", {}, "dkv", {"refresh": 8}) >= 3
+    assert changed("dkv", {}, "dkv", {"prefill": True}) >= 3
 
 
 def test_what_cannot_be_combined_is_refused():

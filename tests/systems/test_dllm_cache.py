@@ -103,8 +103,8 @@ def test_what_is_not_renewed_stays_but_for_the_values():
 
 def test_it_differs_where_it_approximates():
     """Negative controls: at ordinary settings each of these changes some tokens."""
-    assert changed("dllm-cache", {}, "llada", {}) >= 4
-    assert changed("dllm-cache", {"transfer_ratio": 0.0}, "dllm-cache", {"transfer_ratio": 0.5}) >= 4
+    assert changed("dllm-cache", {}, "llada", {}) >= 3
+    assert changed("dllm-cache", {"transfer_ratio": 0.0}, "dllm-cache", {"transfer_ratio": 0.5}) >= 3
 
 
 def test_memory_of_what_layers_add_is_counted(monkeypatch):

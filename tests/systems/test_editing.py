@@ -29,7 +29,7 @@ def test_with_an_unreachable_threshold_it_is_the_plain_rule(seed):
 def test_it_does_edit():
     """Negative control for the test above."""
     plain = {"cache": "none", "threshold": 0.5}
-    assert changed("fast-dllm", plain, "editing", plain | {"edit_threshold": 0.5}) >= 2
+    assert changed("fast-dllm", plain, "editing", plain | {"edit_threshold": 0.5}) >= 1
 
 
 def test_what_cannot_be_combined_is_refused():

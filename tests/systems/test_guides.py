@@ -195,12 +195,12 @@ def test_they_differ_where_they_approximate():
     guide = random_model(9)
 
     def changed(one: dict, other: dict) -> int:
-        runs = [[run(seed, apd(guide, **own), eos="fill", **ONE).tokens for seed in range(8)] for own in (one, other)]
+        runs = [[run(seed, apd(guide, **own), eos="fill", **ONE).tokens for seed in range(5)] for own in (one, other)]
         return sum(not a.equal(b) for a, b in zip(*runs))
 
-    assert changed({"recompute": 0}, {"recompute": None}) >= 4
-    assert changed({"share": 0.9}, {"share": 0.5}) >= 4
-    assert changed({"lookahead": 4}, {}) >= 4
+    assert changed({"recompute": 0}, {"recompute": None}) >= 3
+    assert changed({"share": 0.9}, {"share": 0.5}) >= 3
+    assert changed({"lookahead": 4}, {}) >= 3
 
 
 def test_rows_count_both_models():

@@ -35,7 +35,7 @@ def test_it_halves_the_runs(seed):
 def test_it_differs_from_a_threshold():
     """Negative control: an equality that always holds proves nothing."""
     plain = {"cache": "none", "threshold": 0.5}
-    assert changed("fast-dllm", plain, "hierarchy", {"cache": "none", "high": 0.5, "low": 0.1}) >= 4
+    assert changed("fast-dllm", plain, "hierarchy", {"cache": "none", "high": 0.5, "low": 0.1}) >= 3
 
 
 def test_a_wrong_setting_is_named():

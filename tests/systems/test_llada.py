@@ -42,5 +42,5 @@ def test_orders_rank_by_what_they_name(order):
 
 def test_the_orders_differ():
     """Negative control: an order that is not asked for would pass where all agree."""
-    assert changed("llada", {"remasking": "margin"}, "llada", {"remasking": "entropy"}) >= 2
-    assert changed("llada", {}, "llada", {"remasking": "entropy"}) >= 2
+    assert changed("llada", {"remasking": "margin"}, "llada", {"remasking": "entropy"}) >= 1
+    assert changed("llada", {}, "llada", {"remasking": "entropy"}) >= 1

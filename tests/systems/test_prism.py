@@ -62,7 +62,7 @@ def test_a_search_of_several_is_not():
     """Negative control for the test above, greedy and sampling."""
     for temperature in (0.0, 0.7):
         common = {"threshold": 0.6, "temperature": temperature, "eos": "fill"}
-        assert changed("prism", SEARCH | common, "fast-dllm", common) >= 4
+        assert changed("prism", SEARCH | common, "fast-dllm", common) >= 3
 
 
 @given(seeds, st.sampled_from([0.0, 0.7]), st.sampled_from(["fill", "stop"]))

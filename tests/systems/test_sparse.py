@@ -133,8 +133,8 @@ def test_what_is_refreshed_in_every_forward_equals_none(seed):
 
 def test_it_differs_where_it_approximates():
     """Negative controls: at ordinary settings each of these changes some tokens."""
-    assert changed("sparse", {"keep_ratio": 0.5}, "sparse", {"keep_ratio": 1.0}) >= 4
-    assert changed("sparse", {"keep_ratio": 1.0}, "fast-dllm", {"cache": "dual", "threshold": None}) >= 4
+    assert changed("sparse", {"keep_ratio": 0.5}, "sparse", {"keep_ratio": 1.0}) >= 3
+    assert changed("sparse", {"keep_ratio": 1.0}, "fast-dllm", {"cache": "dual", "threshold": None}) >= 3
 
 
 def test_what_makes_no_sense_is_refused():

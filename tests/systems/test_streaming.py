@@ -64,9 +64,9 @@ def test_a_cache_that_is_refreshed_in_every_step_equals_none(seed, cache, window
 
 def test_it_differs_where_it_prunes():
     """Negative controls: with a pruned suffix, or a threshold that sinks, some tokens must change."""
-    assert changed("streaming", {"window_size": 0}, "streaming", {"window_size": None}) >= 4
+    assert changed("streaming", {"window_size": 0}, "streaming", {"window_size": None}) >= 3
     wide = {"window_size": None, "threshold": 0.7}
-    assert changed("streaming", wide | {"confidence_alpha": 0.0}, "streaming", wide | {"confidence_alpha": 0.9}) >= 4
+    assert changed("streaming", wide | {"confidence_alpha": 0.0}, "streaming", wide | {"confidence_alpha": 0.9}) >= 3
 
 
 @pytest.mark.parametrize(
