@@ -228,7 +228,12 @@ def test_it_runs_as_a_program(saved):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.endswith("\n") and "forwards 16" in done.stderr
     loaded = set(re.findall(r"^import time:.* (\S+)$", done.stderr, re.MULTILINE))
-    assert "torch" in loaded and {name for name in loaded if name.startswith("lab.")} == {"lab.command_line", "lab.files", "lab.infill", "lab.own_rule"}
+    assert "torch" in loaded and {name for name in loaded if name.startswith("lab.")} == {
+        "lab.command_line",
+        "lab.files",
+        "lab.infill",
+        "lab.own_rule",
+    }
     assert not loaded & {"rich", "matplotlib"}
 
 

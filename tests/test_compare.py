@@ -38,7 +38,22 @@ def test_every_strategy_that_has_its_weights_is_compared():
 def test_tasks_are_added_up_on_the_same_problems(capsys):
     """Would catch rows that are counted per batch, tasks that are not added up, and a speed-up over something else."""
     names = ["llada", "fast-dllm"]
-    bench.main(["compare", "--strategies", ",".join(names), "--limit", "2", "--task", "add,compare", "--gen-length", "32", "--batch-size", "2", "--json"])
+    bench.main(
+        [
+            "compare",
+            "--strategies",
+            ",".join(names),
+            "--limit",
+            "2",
+            "--task",
+            "add,compare",
+            "--gen-length",
+            "32",
+            "--batch-size",
+            "2",
+            "--json",
+        ]
+    )
     found = json.loads(capsys.readouterr().out)["figures"]
     assert set(found) == {"add", "compare", "all"} and all(list(figures) == names for figures in found.values())
     assert found["add"]["llada"]["forwards"] == 32 and found["add"]["llada"]["speed_up"] == 1 < found["all"]["fast-dllm"]["speed_up"]

@@ -108,13 +108,9 @@ def test_nothing_is_compiled_twice():
         return graph.forward
 
     model = traced(3, backend)
-    ask = lambda length, strategy, **own: generate(
-        model, random_prompt(7, length), strategy, cache="dual", compile=True, **SETTINGS | own
-    )
+    ask = lambda length, strategy, **own: generate(model, random_prompt(7, length), strategy, cache="dual", compile=True, **SETTINGS | own)
     ask(33, "fast-dllm")
-    assert (
-        count == [4] and len(model.fast.programs) == 1 + 2
-    )  # one for the scores: all positions and the block, each as a last layer, too
+    assert count == [4] and len(model.fast.programs) == 1 + 2  # one for the scores: all positions and the block, each as a last layer, too
     ask(34, "fast-dllm")
     ask(37, "localleap")
     ask(40, "saber")

@@ -97,15 +97,7 @@ def test_masking_ratios_grow_from_block_to_block_within_their_bounds(K, least, s
 
 def test_it_is_a_job_of_lab_train_that_leaves_an_adapter(tmp_path, capsys):
     """Would catch a job that the trainer cannot run, resume or save, and a teacher that is missing only after the work."""
-    flags = [
-        "d2f",
-        "--steps=2",
-        "--batch=2",
-        "--processes=1",
-        "--rank=2",
-        f"--run={tmp_path / 'run'}",
-        f"--out={tmp_path / 'out'}",
-    ]
+    flags = ["d2f", "--steps=2", "--batch=2", "--processes=1", "--rank=2", f"--run={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"]
     train.main([*flags, f"--teacher={command_line.TINY}"])
     first = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
     train.main([*flags, f"--teacher={command_line.TINY}"])  # resumes at its end

@@ -66,7 +66,12 @@ def test_the_floor_has_the_products_of_the_forward(cache, kv_heads, batch):
 def test_the_forward_is_one_in_the_middle_of_an_answer(batch):
     """Would catch a forward that fills the cache, one at an end where nothing is before or behind, and rows that have left the batch."""
     sizes = {"none": (38, 38), "prefix": (16, 38), "dual": (4, 38), "vicinity": (32, 38), "frozen": (16, 38), "pruned": (21, 59)}
-    sizes |= {"exact": (20, 38), "delayed": (15, 38), "evicting": (4, 21), "partly": (20, 38)}  # the first of two layers computes 32, the other 8
+    sizes |= {
+        "exact": (20, 38),
+        "delayed": (15, 38),
+        "evicting": (4, 21),
+        "partly": (20, 38),
+    }  # the first of two layers computes 32, the other 8
     for cache in speed.CACHES:
         gen_length = 64 if cache == "pruned" else 32  # or nothing would be far enough away
         canvas, step, products = forward_at_work(random_model(0), cache, batch, 6, gen_length, 4)

@@ -285,7 +285,6 @@ def test_a_canvas_of_1024_tokens_does_not_lag(shown, tmp_path):
     assert page.run("changed.size") <= len(run[10]["writes"]) + len(run[11]["writes"])
 
 
-
 # --- files ---------------------------------------------------------------------------------------------------------------------------------
 
 
