@@ -71,3 +71,10 @@ def test_the_same_seed_draws_the_same_noise():
     logits = spread(0, 2, 3, 7)
     one, two, other = (kernels.gumbel(logits, 1.0, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert one.equal(two) and not one.equal(other)
+
+
+def test_noise_is_drawn_in_64_bits():
+    """Would catch noise of 24 bits, which never exceeds 16.7: what a large vocabulary's unlikely tokens would win by is cut off."""
+    drawn = torch.empty(3, 50, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(5))
+    noise = kernels.gumbel(torch.zeros(3, 50), 0.7, torch.Generator().manual_seed(5))
+    assert noise.dtype == torch.float32 and noise.equal((-0.7 * drawn.log()).float())

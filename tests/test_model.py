@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import random_model, random_prompt
-from model import Pass, remember
+from model import Int8Linear, Pass, RMSNorm, remember
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)  # logits are about 10; rounding depends on the shapes
 
@@ -203,3 +203,20 @@ def test_a_system_may_run_a_layer_in_its_own_way():
     assert seen == [(0, whole, 10, [0.0, 1.0], True), (1, whole, 10, [2.0, 3.0], True), (2, slice(4, 7), 10, [4.0, 5.0], True)]
     cache.keep(torch.tensor([1]))
     assert cache.kept.tolist() == [[1.0], [3.0], [5.0]] and cache.pick(torch.tensor([0, 0])).kept.shape == (3, 2)
+
+
+def test_a_norm_is_rounded_before_it_is_scaled():
+    """Would catch the other order, which is as good a norm and not LLaDA's: in bfloat16 they differ in the last bit."""
+    norm, h = RMSNorm(64, 1e-5).bfloat16(), torch.randn(5, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    norm.weight.data = torch.linspace(0.3, 3.0, 64).bfloat16()
+    exact = h.float() / (h.float() ** 2).mean(-1, keepdim=True).add(1e-5).sqrt()
+    assert norm(h).equal(exact.bfloat16() * norm.weight) and not norm(h).equal((exact * norm.weight).bfloat16())
+
+
+def test_8_bits_are_right_to_half_a_step():
+    """Would catch a largest weight that does not fit into 8 bits, and turns its sign round."""
+    weight = torch.randn(6, 16, generator=torch.Generator().manual_seed(0))
+    linear = Int8Linear(weight)
+    assert linear.weight.abs().amax(1).tolist() == [127] * 6
+    assert ((linear.weight * linear.scale[:, None] - weight).abs() <= linear.scale[:, None] * 0.5001).all()
+    close(linear(torch.eye(16)), (linear.weight * linear.scale[:, None]).T)
