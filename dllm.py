@@ -220,12 +220,11 @@ class Canvas:
     def lay_out(self, prompts: list[list[int]], answers: Sequence[list[int]]) -> None:
         """Set down each prompt with what its answer starts from, once for each trajectory."""
         P, G, device = max(map(len, prompts)), self.settings.gen_length, self.model.device
-        rows, starts = [], []
+        rows, starts, n = [], [], trait(self.strategy.search, "trajectories")
         for prompt, answer in zip(prompts, answers):
             start, rest = P - len(prompt), [self.eos_id] * (G - len(answer))
-            row = [self.eos_id] * start + prompt + answer + rest
-            rows += [row] * self.strategy.trajectories
-            starts += [start] * self.strategy.trajectories
+            rows += [[self.eos_id] * start + prompt + answer + rest] * n
+            starts += [start] * n
         self.prompt_length, self.padded = P, any(starts)
         self.x = torch.tensor(rows, device=device)  # [B, S]
         self.given = self.x != self.mask_id  # bool [B, S]: what nothing may change

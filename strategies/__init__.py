@@ -77,6 +77,7 @@ class Part:
     # of a view: the forward of a block, from 0, since which each slot that it shows is computed
     # anew in every forward, or kept; 0 if it asks no window for its age, inf if it never settles
     settled: float = 1
+    trajectories = 1  # of a search: rows for each prompt, among which it looks
 
     def check(strategy: "Strategy") -> None:
         """Raise ValueError if the part does not go with the others of this strategy."""
@@ -124,7 +125,6 @@ class Strategy:
     forward: Forward | None = None
     choose: Choose | None = None
     search: Search | None = None
-    trajectories: int = 1  # rows for each prompt, which a search looks through
     block_length: int | None = 32  # where the caller names none; None for gen_length
     fixed: bool = False  # whether block_length is the only one that will do
     temperature: float = 0.0  # where the caller names none

@@ -27,7 +27,7 @@ class HierarchicalSearch:
     """own: the settings of the builder `prism`, which explains them."""
 
     def __init__(self, own: SimpleNamespace):
-        self.own = own
+        self.own, self.trajectories = own, own.n
 
     def check(self, strategy: Strategy) -> None:
         one_block(strategy, "a search")
@@ -146,4 +146,4 @@ def prism(
         require(value <= n, name, value, f"at most n={n}")
     require(search_from <= search_to, "search_from", search_from, f"at most {search_to=:g}")
     rule, view = threshold_rule(threshold), cached(cache)
-    return Strategy(rule, view, serial, eos="stop", search=search, trajectories=n, temperature=0.7)
+    return Strategy(rule, view, serial, eos="stop", search=search, temperature=0.7)

@@ -49,7 +49,7 @@ loop: an EOS of the padding ends a row
 loop: a rule may edit what a template gave
     & ~s.given[live, span]  =>
 loop: padding on the left is seen
-    starts += [start] * self.strategy.trajectories  =>  starts += [0] * self.strategy.trajectories
+    starts += [start] * n  =>  starts += [0] * n
 guidance: the two halves are swapped
     guided, unguided = logits.chunk(2)  =>  unguided, guided = logits.chunk(2)
 guidance: the scale is off by one

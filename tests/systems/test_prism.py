@@ -23,7 +23,7 @@ SEARCH = {"n": 6, "k": 2, "survivors": 2, "interval": 1, "search_from": 0.1, "se
 
 def searching(rule, view, n: int, **own) -> Strategy:
     """A search with these settings around the parts of others."""
-    return Strategy(rule, view, serial, search=build("prism", n=n, **own).search, trajectories=n)
+    return Strategy(rule, view, serial, search=build("prism", n=n, **own).search)
 
 
 @functools.cache
@@ -266,9 +266,9 @@ def test_what_cannot_be_searched_is_refused():
     parts = [(rule, None) for rule in rules("saber").values()]
     for rule, forward in parts + [(plain, build(name).forward) for name in ("credit", "freedave") if name in STRATEGIES]:
         with pytest.raises(ValueError, match="a search copies canvases and caches"):
-            Strategy(rule, full, serial, forward=forward, search=search, trajectories=4)
+            Strategy(rule, full, serial, forward=forward, search=search)
     with pytest.raises(ValueError, match="a search needs one block at a time"):
-        Strategy(plain, block_causal(), pipeline(0.1, 0.9), search=search, trajectories=4)
+        Strategy(plain, block_causal(), pipeline(0.1, 0.9), search=search)
     for settings, message in [
         ({"n": 0}, "n is 0, expected at least 1"),
         ({"n": 3}, "k is 4, expected at most n=3"),
