@@ -110,10 +110,8 @@ class Compiled:
     be compiled runs eagerly, after one line.
     """
 
-    forward, indices = (
-        LLaDA.forward,
-        LLaDA.indices,
-    )  # over the blocks below; all else is the model's
+    # over the blocks below; all else is the model's
+    forward, indices = LLaDA.forward, LLaDA.indices
 
     def __init__(
         self, model: LLaDA, score: Callable = kernels.score, compile: Callable = torch.compile
@@ -230,9 +228,7 @@ class Compiled:
                 self.programs.add(key)
             except torch.OutOfMemoryError:
                 raise
-            except (
-                Exception
-            ) as error:  # of many types; a forward may be run again, it writes the same
+            except Exception as error:  # of many types; what is run again writes the same
                 self.broken = True
                 reason = str(error).strip().splitlines()[0]
                 print(f"cannot be compiled, staying eager: {reason}", file=sys.stderr)

@@ -6,7 +6,7 @@
 
 The canvas is the prompt followed by `gen_length` masks. strategies/ holds the systems, a file each,
 and what their parts are made of. Left out on purpose: the network (model.py), scores from logits
-(kernels.py), files (load_weights.py), Dream's shifted logits, likelihood evaluation.
+(kernels.py), files (load_weights.py), likelihood evaluation.
 
 Letters: B batch, b its unfinished rows, S canvas, P prompt, L block length, n blocks in the window
 (or on the canvas), Q positions computed in one forward, V vocabulary.
@@ -85,10 +85,11 @@ def loop(s: "Canvas") -> "Iterator[Step]":
         commit, token = select(s, window, ordered, candidates, logits, noise)
         token = token.masked_fill(token == strategies.MASKED, s.mask_id)
         commit = commit & (token != s.x[live, span]) & ~s.given[live, span]
+        stuck = window.must.any(-1) & candidates.any(-1) & ~commit.any(-1)  # [b]
         s.write(window, commit, token)
         ran = s.ran[live] - ran
         s.forwards[live] += ran * candidates.any(-1)
-        s.retire()  # reads the canvas, and so waits for the device: `spent` is the whole forward's
+        s.retire(stuck)  # waits for the device: `spent` is the whole forward's
         spent = s.clock() - began
         rows = s.rows - rows
         yield Step(
@@ -97,9 +98,9 @@ def loop(s: "Canvas") -> "Iterator[Step]":
         began = s.clock()
 
 
-def finish(s: "Canvas", steps: "Iterator[Step]") -> "Result":
+def finish(s: "Canvas", passing: "Iterator[Step]") -> "Result":
     """Run the steps of this canvas to their end and count."""
-    seconds = sum(step.seconds for step in steps)
+    seconds = sum(step.seconds for step in passing)
     lengths = (s.x[:, s.prompt_length :] != s.eos_id).cumprod(-1).sum(-1).tolist()  # [B]
     forwards = s.forwards.tolist()
     return Result(s.x, s.written, lengths, s.nfe, forwards, s.rows, seconds, s.prompt_length)
@@ -350,15 +351,19 @@ class Canvas:
             spent = f"steps={self.nfe} forwards are spent, {masks} masks are left"
             raise StepLimit(f"{spent}: raise steps or lower the threshold")
 
-    def retire(self) -> None:
+    def retire(self, stuck: Tensor | None = None) -> None:
         """Drop the rows that have no mask left, from the batch and from the cache: a finished row
-        costs nothing."""
-        unfilled = torch.cat((self.masked().any(-1), self.held[self.live, None]), 1)
-        unfilled = unfilled.tolist()  # the one wait for the device in a forward
-        stay = [place for place, row in enumerate(unfilled) if any(row)]
-        if len(stay) < len(unfilled):
+        costs nothing. stuck: bool [b], rows that had to move and did not, which is an error."""
+        held = self.held[self.live]
+        columns = torch.stack((held, torch.zeros_like(held) if stuck is None else stuck), 1)
+        # the one wait for the device in a forward
+        told = torch.cat((self.masked().any(-1), columns), 1).tolist()  # [b, blocks + 2]
+        if any(row[-1] for row in told):
+            raise ValueError("a forward wrote nothing: are its logits, or the rule's, not finite?")
+        stay = [place for place, row in enumerate(told) if any(row)]
+        if len(stay) < len(told):
             self.copy(self.live[stay], self.live[stay])
-        self.unfilled = [unfilled[place][:-1] for place in stay]
+        self.unfilled = [told[place][:-2] for place in stay]
 
     def copy(self, rows: Tensor, parents: Tensor) -> None:
         """Go on with these rows alone, int64 [w] in order, each as a copy of an unfinished or held

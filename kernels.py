@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 LARGEST = torch.finfo(torch.float32).max
-NEVER = (
-    -104.0
-)  # whose exp is 0 in float32, and so is its product with it; that of -inf would be NaN
+NEVER = -104.0  # exp of it is 0 in float32, and so is its product with that; -inf gives NaN
 
 
 class Scores(NamedTuple):
@@ -52,13 +50,9 @@ def score(logits: Tensor, noise: Tensor | None = None) -> Scores:
     entropy = doubt.log1p() - expected / (1 + doubt)
     if noise is not None:
         sampled = (z + noise).argmax(-1)
-        behind = (
-            best - z.gather(-1, sampled[..., None])[..., 0]
-        )  # 0 where the sample is the best token
-        doubt = torch.where(
-            sampled == token, doubt, ((1 + doubt) * behind.exp() - 1).clamp(max=LARGEST)
-        )
-        token = sampled
+        behind = best - z.gather(-1, sampled[..., None])[..., 0]  # 0 for the best token
+        farther = ((1 + doubt) * behind.exp() - 1).clamp(max=LARGEST)
+        doubt, token = torch.where(sampled == token, doubt, farther), sampled
     return Scores(token, doubt, margin, entropy)
 
 

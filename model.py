@@ -212,9 +212,8 @@ class Block(nn.Module):
         return h + self.ff_out(F.silu(self.ff_proj(n)) * self.up_proj(n))
 
     def split(self, x: Tensor, heads: int) -> Tensor:
-        return x.unflatten(-1, (heads, self.head_width)).transpose(
-            1, 2
-        )  # [B, Q, heads * D] -> [B, heads, Q, D]
+        """[B, Q, heads * D] -> [B, heads, Q, D]."""
+        return x.unflatten(-1, (heads, self.head_width)).transpose(1, 2)
 
 
 def remember(cache: Cache | None, query: Slots, visible: Slots, own: Tensor | None, q, k, v):
@@ -233,9 +232,7 @@ class Pass(NamedTuple):
     visible: Slots | None = None  # slots they attend to; default all, without a cache each other
     mask: Tensor | None = None  # bool [Q, K] or [B, 1, Q, K], True where a query may attend
     rows: Slots = slice(None)  # which of the Q get logits; the last layer computes no others
-    own: Tensor | None = (
-        None  # bool [B, Q]: which of their keys and values a row writes; default all
-    )
+    own: Tensor | None = None  # bool [B, Q]: whose keys and values a row writes; default all
     skip: Collection[int] = ()  # layers that are left out, from 0; they write nothing to the cache
     # runs each layer in another way than Layer.run: (layer, h [B, Q, C]) -> [B, R, C]
     layer: "Callable[[Layer, Tensor], Tensor] | None" = None

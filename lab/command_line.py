@@ -297,7 +297,7 @@ def carry_out(parser: Parser, args: Namespace) -> None:
         parser.error(str(error))
     try:
         work()
-    except (StepLimit, torch.OutOfMemoryError, OSError) as error:
+    except (StepLimit, ValueError, torch.OutOfMemoryError, OSError) as error:
         parser.error(str(error))
 
 

@@ -8,8 +8,6 @@ import runpy
 from pathlib import Path
 
 from strategies import STRATEGIES, Strategy, named
-from strategies.fast_dllm import CacheName, cached
-from strategies.llada import serial
 
 
 def register(name: str) -> None:
@@ -18,6 +16,9 @@ def register(name: str) -> None:
     file, _, function = name.rpartition(":")
     if name in STRATEGIES or not file.endswith(".py"):
         return
+    from strategies.fast_dllm import CacheName, cached  # systems, whose files may be missing
+    from strategies.llada import serial
+
     if not Path(file).is_file():
         raise ValueError(f"there is no file {file}")
     try:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from load_weights import CONFIG_KEYS, FIXED, PREFIX
 from model import Int8Linear, LLaDA
-from strategies.learn2pd import FILTER_PARTS
 
 
 def save_model(model: LLaDA, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -43,6 +42,8 @@ def save_adapter(halves: dict[str, tuple[Tensor, Tensor]], alpha: float, folder:
 
 def save_filter(parts: list[Tensor], file: str | Path) -> None:
     """Write a filter. parts: as load_filter returns them."""
+    from strategies.learn2pd import FILTER_PARTS  # a system, whose file may be missing
+
     write_folder(Path(file).parent, {Path(file).name: dict(zip(FILTER_PARTS, parts))})
 
 

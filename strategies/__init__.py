@@ -64,7 +64,7 @@ Forward = Callable[[Any, Window, Pass], Tensor]
 # with what, int64 [b, n * L]). By default `choose`.
 Choose = Callable[..., tuple[Tensor, Tensor]]
 
-# (s, steps) -> steps: passes them on, and changes the rows of the canvas between two of them.
+# (s, iterator of Step) -> the same: changes the rows of the canvas between two of them.
 Search = Callable[[Any, Iterator], Iterator]
 
 
@@ -145,7 +145,7 @@ class Strategy:
                 part = getattr(part, "inside", None)
 
     def fresh(self) -> "Strategy":
-        names = "rule", "forward", "choose"
+        names = "rule", "view", "schedule", "forward", "choose", "search"
         return replace(self, **{name: fresh(getattr(self, name)) for name in names})
 
 
@@ -211,12 +211,13 @@ def discover() -> None:
         try:
             importlib.import_module(f"{__name__}.{name}")
         except ModuleNotFoundError as error:
-            if not error.name.startswith(f"{__name__}."):
+            if not (error.name or "").startswith(f"{__name__}."):
                 raise
             print(f"strategies/{name}.py is left out: no module {error.name}", file=sys.stderr)
     for name in files:  # in this order, whatever was imported first
-        for key in [k for k, b in STRATEGIES.items() if b.__module__ == f"{__name__}.{name}"]:
-            STRATEGIES[key] = STRATEGIES.pop(key)
+        for key, builder in list(STRATEGIES.items()):
+            if builder.__module__ == f"{__name__}.{name}":
+                STRATEGIES[key] = STRATEGIES.pop(key)
 
 
 def build(name: str, **given) -> Strategy:
@@ -276,7 +277,9 @@ def options(function: Callable) -> dict[str, Option]:
 
     A number without a range is at least 0.
     """
-    documented = [inspect.cleandoc(f.__doc__) for f in getattr(function, "__mro__", [function])]
+    documented = [
+        inspect.cleandoc(f.__doc__ or "") for f in getattr(function, "__mro__", [function])
+    ]
     meanings = re.findall(r"^(\w+): (.+(?:\n +.+)*)$", "\n".join(documented), re.MULTILINE)
     meanings = {name: " ".join(meaning.split()) for name, meaning in meanings}
     found = {}

@@ -34,7 +34,7 @@ class HierarchicalSearch:
         if strategy.forward or trait(strategy.rule, "revises"):
             raise ValueError("a search copies canvases and caches, but nothing that parts remember")
 
-    def __call__(self, s, steps: Iterator) -> Iterator:
+    def __call__(self, s, passing: Iterator) -> Iterator:
         """Pass on the steps; prune between those of the first block, leave the best at the end."""
         n, generator = self.own.n, torch.Generator().manual_seed(s.settings.seed)
         draws = torch.rand(s.block_length, n, s.block_length, generator=generator)  # by age, [n, L]
@@ -42,7 +42,7 @@ class HierarchicalSearch:
         doubt = torch.zeros(s.x.shape, device=s.x.device)  # about each token when it was written
         forwards, nfe = s.forwards.new_zeros(len(pools)), 0
         s.held.fill_(True)  # while they are searched: a finished trajectory may be copied, too
-        for step in steps:
+        for step in passing:
             window, live = step.window, step.window.live
             span = slice(window.start, window.end)
             doubt[live, span] = doubt[live, span].where(~step.commit, step.scores.doubt)

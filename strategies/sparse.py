@@ -57,9 +57,7 @@ def sparse(
         demand = demand.masked_fill(padding, -torch.inf)
         count = ((~padding).sum(-1, keepdim=True).double() * keep_ratio).long()  # [B, 1]
         kept = outside[demand.argsort(descending=True, stable=True)[..., : count.max()]]
-        kept = kept.masked_fill(
-            slots[: kept.shape[-1]] >= count, 0
-        )  # which shorter rows do not see
+        kept = kept.masked_fill(slots[: kept.shape[-1]] >= count, 0)  # shorter rows do not see 0
         block = slots[window.start : window.end].expand(*kept.shape[:2], -1)
         return torch.cat((kept, block), -1).sort().values
 

@@ -281,3 +281,13 @@ def test_every_setting_is_explained_once():
     for function in (Settings, *STRATEGIES.values()):
         assert all(option.meaning for option in options(function).values())
     assert CACHES == ("none", "prefix", "dual", "vicinity", "frozen")
+
+
+@pytest.mark.parametrize("strategy", ["llada", "fast-dllm", "d2f", "saber", "credit", "freedave"])
+def test_a_forward_that_writes_nothing_is_an_error(strategy):
+    """Would catch a decode that never ends: logits that are not finite have the mask, or what stands there, for their likeliest token."""
+    model = random_model(0)
+    with torch.no_grad():
+        model.ff_out.weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="a forward wrote nothing"):
+        generate(model, [1, 2, 3], strategy, **LENGTHS)
