@@ -456,3 +456,21 @@ def test_memory_that_pytorch_keeps_for_itself_is_free(monkeypatch):
     for name, bytes in {"mem_get_info": (10, 100), "memory_reserved": 7, "memory_allocated": 4}.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, bytes=bytes: bytes)
     assert load_weights.free_memory(torch.device("cuda")) == 13
+
+
+def test_an_adapter_is_added_in_float32(tmp_path):
+    """Would catch a sum that is rounded to the dtype of the file before the model's."""
+    save_model(random_model(0), tmp_path / "half", dtype=torch.bfloat16)
+    plain = load_model(tmp_path / "half", device="cpu")
+    halves = adapter(tmp_path / "lora", plain)
+    merged = load_model(tmp_path / "half", adapter=tmp_path / "lora", device="cpu")
+    for name, (a, b) in halves.items():
+        assert merged.get_submodule(name).weight.equal(plain.get_submodule(name).weight + 2.0 * (b @ a))
+
+
+def test_the_chat_template_is_told_to_begin_the_answer(checkpoint):
+    """Would catch a prompt that ends before the header of the assistant's answer, which LLaDA's own template adds on demand."""
+    settings = {"chat_template": "{{ messages[0]['content'] }}{% if add_generation_prompt %}?{% endif %}"}
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(checkpoint)
+    assert tokenizer.encode_chat([{"role": "user", "content": "ab"}]) == tokenizer.encode("ab?")
