@@ -75,7 +75,8 @@ class Padded(Cache):
 
     def fill(self, other: Cache) -> None:
         """Take over the tensors of another: keys and values by copying, what a system has added."""
-        self.k.copy_(other.k), self.v.copy_(other.v)
+        self.k.copy_(other.k)
+        self.v.copy_(other.v)
         vars(self).update({**other.tensors(), "k": self.k, "v": self.v})
 
     def keep(self, batch: Tensor) -> None:

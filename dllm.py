@@ -52,8 +52,8 @@ def decode(model: LLaDA, prompt, strategy=DEFAULT, template=None, **settings):
               blocks with EOS. Unless `eos` says otherwise no hole is filled with an EOS
     settings  those of `Settings` and, with a name, those of its builder
 
-    Raises ValueError, before any work, naming the setting and what would be valid; StepLimit while
-    iterating, if `steps` is a cap and is hit.
+    Raises ValueError, before any work, naming the setting and what would be valid; while iterating
+    StepLimit, if `steps` is a cap and is hit, or ValueError, if a forward writes nothing.
     """
     return stream(prepare(model, prompt, strategy, settings, template))
 
@@ -85,7 +85,8 @@ def loop(s: "Canvas") -> "Iterator[Step]":
         commit, token = select(s, window, ordered, candidates, logits, noise)
         token = token.masked_fill(token == strategies.MASKED, s.mask_id)
         commit = commit & (token != s.x[live, span]) & ~s.given[live, span]
-        stuck = window.must.any(-1) & candidates.any(-1) & ~commit.any(-1)  # [b]
+        able = window.must & candidates.unflatten(1, (-1, s.block_length)).any(-1)  # [b, n]
+        stuck = able.any(-1) & ~commit.any(-1)  # [b]
         s.write(window, commit, token)
         ran = s.ran[live] - ran
         s.forwards[live] += ran * candidates.any(-1)
@@ -359,7 +360,7 @@ class Canvas:
         # the one wait for the device in a forward
         told = torch.cat((self.masked().any(-1), columns), 1).tolist()  # [b, blocks + 2]
         if any(row[-1] for row in told):
-            raise ValueError("a forward wrote nothing: are its logits, or the rule's, not finite?")
+            raise ValueError("a forward wrote nothing where it must: are its logits not finite?")
         stay = [place for place, row in enumerate(told) if any(row)]
         if len(stay) < len(told):
             self.copy(self.live[stay], self.live[stay])

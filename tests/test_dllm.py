@@ -29,7 +29,9 @@ from shared import (
     seeds,
     some_cases,
 )  # fmt: skip
-from strategies import STRATEGIES, options
+from strategies import STRATEGIES, Strategy, options
+from strategies.fast_dllm import threshold_rule
+from strategies.llada import full
 
 
 def test_every_strategy_and_every_choice_of_cache_is_among_the_cases():
@@ -291,3 +293,20 @@ def test_a_forward_that_writes_nothing_is_an_error(strategy):
         model.ff_out.weight.fill_(torch.nan)
     with pytest.raises(ValueError, match="a forward wrote nothing"):
         generate(model, [1, 2, 3], strategy, **LENGTHS)
+
+
+def test_a_forward_may_write_nothing_where_no_block_with_masks_must_move():
+    """Would catch an error for a pipeline whose full block is held to move while the next is free to wait."""
+
+    def patient(s):
+        for turn in range(100):
+            if not len(s.live):
+                return
+            s.opened.fill_(3)
+            masked = s.masked().any(-1)  # [b, n]
+            first = masked & (masked.cumsum(-1) == 1)
+            yield s.window(0, 3, None, 0, first if turn % 2 == 0 else ~masked)
+
+    never = Strategy(threshold_rule(2.0), full, patient, eos="fill")
+    steps = list(decode(random_model(0), [1, 2, 3], never, **LENGTHS))
+    assert not (steps[-1].x == MASK).any() and any(not step.commit.any() for step in steps)
