@@ -31,6 +31,7 @@ from model import Cache, Config, LLaDA, Pass
 from strategies import Count, Strategy, Window, choose, options, require, scored, trait
 
 DEFAULT = "fast-dllm"  # the strategy where none is named
+SURE = 1e4  # a logit beside which no other counts
 
 # --- the loop -------------------------------------------------------------------------------------
 
@@ -102,7 +103,7 @@ def loop(s: "Canvas") -> "Iterator[Step]":
 def finish(s: "Canvas", passing: "Iterator[Step]") -> "Result":
     """Run the steps of this canvas to their end and count."""
     seconds = sum(step.seconds for step in passing)
-    lengths = (s.x[:, s.prompt_length :] != s.eos_id).cumprod(-1).sum(-1).tolist()  # [B]
+    lengths = (~s.is_end(s.x[:, s.prompt_length :])).cumprod(-1).sum(-1).tolist()  # [B]
     forwards = s.forwards.tolist()
     return Result(s.x, s.written, lengths, s.nfe, forwards, s.rows, seconds, s.prompt_length)
 
@@ -205,6 +206,7 @@ class Canvas:
     def __init__(self, model, prompts, strategy: Strategy, settings: Settings, templates=()):
         self.strategy, self.settings = strategy.fresh(), settings
         self.mask_id, self.eos_id = model.config.mask_token_id, model.config.eos_token_id
+        self.ends = torch.tensor(model.config.ends, device=model.device)  # EOS, and others
         self.eos = settings.eos or ("suppress" if templates else strategy.eos)
         self.block_length = settings.block_length
         self.blocks = settings.gen_length // settings.block_length
@@ -281,8 +283,9 @@ class Canvas:
             logits = unguided + (self.settings.cfg_scale + 1) * (guided - unguided)
         if own is None:
             return logits
-        # a cell of the window that was not computed is no candidate
-        every = logits.new_zeros(len(logits), window.end - window.start, logits.shape[-1])
+        # a cell of the window that was not computed is no candidate, and sure of what it holds
+        holds = self.x[self.live, window.start : window.end, None]  # [b, n * L, 1]
+        every = logits.new_zeros(*holds.shape[:2], logits.shape[-1]).scatter_(-1, holds, SURE)
         return every.index_copy(1, at.query[at.rows] + shift - window.start, logits)
 
     def open_cache(self) -> Cache:
@@ -294,14 +297,14 @@ class Canvas:
         """Rule out, in place, what is never written. After guidance: -inf minus -inf is NaN."""
         logits[..., self.mask_id] = -inf
         if self.eos == "suppress":
-            logits[..., self.eos_id] = -inf
+            logits[..., self.ends] = -inf
 
     def ordered(self, scores: Scores, generator: torch.Generator) -> Scores:
         """The scores with the doubt that decides which tokens are the surest."""
         order, doubt = self.strategy.order, scores.doubt
         doubt = doubt if order is None else order(scores, generator)
         if self.eos == "defer":
-            doubt = doubt.masked_fill(scores.token == self.eos_id, kernels.LARGEST)
+            doubt = doubt.masked_fill(self.is_end(scores.token), kernels.LARGEST)
         return scores._replace(doubt=doubt)
 
     def answers(self) -> Tensor:
@@ -329,21 +332,27 @@ class Canvas:
         return Window(start, end, age, final, suffix, remaining, must, self.live, forwards)
 
     def write(self, window: Window, commit: Tensor, token: Tensor) -> None:
-        """Put the committed tokens on the canvas; under eos="stop", end every row whose open
-        blocks are full and hold an EOS."""
+        """Put the committed tokens on the canvas; under eos="stop", end the rows that hold an end:
+        at once if the schedule cuts them there, else when their open blocks are full."""
         live, span = self.live, slice(window.start, window.end)
         self.x[live, span] = torch.where(commit, token, self.x[live, span])
         self.written[live, span] = self.written[live, span].masked_fill(commit, self.nfe)
         if self.eos == "stop":
-            masked = self.masked()
-            ended = self.has_eos() & ~(masked & self.is_open()).flatten(1).any(-1)  # [b]
-            rest = (masked & ended[:, None, None]).flatten(1)
-            answers = self.answers().flatten(1)
-            self.x[live, self.prompt_length :] = answers.masked_fill(rest, self.eos_id)
+            ends, masked = self.ended(), self.masked()
+            rest = ends.cumsum(-1) > ends.long()  # behind the first
+            if not trait(self.strategy.schedule, "cuts"):
+                waits = (masked & self.is_open()).flatten(1).any(-1, keepdim=True)
+                rest = masked.flatten(1) & ends.any(-1, keepdim=True) & ~waits
+            answers = slice(self.prompt_length, None)
+            rest &= ~self.given[live, answers]
+            self.x[live, answers] = self.x[live, answers].masked_fill(rest, self.eos_id)
 
-    def has_eos(self) -> Tensor:
-        """Which unfinished rows hold an EOS that was written, bool [b]."""
-        return ((self.x == self.eos_id) & ~self.given)[self.live].any(-1)
+    def is_end(self, tokens: Tensor) -> Tensor:
+        return torch.isin(tokens, self.ends)
+
+    def ended(self) -> Tensor:
+        """The end tokens that were written in the answers of unfinished rows, bool [b, n * L]."""
+        return (self.is_end(self.x) & ~self.given)[self.live, self.prompt_length :]
 
     def check_limit(self) -> None:
         steps = self.settings.steps

@@ -77,6 +77,7 @@ class Part:
     # of a view: the forward of a block, from 0, since which each slot that it shows is computed
     # anew in every forward, or kept; 0 if it asks no window for its age, inf if it never settles
     settled: float = 1
+    cuts = False  # of a schedule: under eos="stop" all behind an end is EOS at once, open or not
     trajectories = 1  # of a search: rows for each prompt, among which it looks
 
     def check(strategy: "Strategy") -> None:
@@ -190,8 +191,8 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {}
 # The order in which they are listed; a file that is not named here comes after them.
 KNOWN = (
     "llada", "fast_dllm", "localleap", "streaming", "d2f", "ar", "hierarchy", "saber", "editing",
-    "conv", "learn2pd", "credit", "smoothing", "dkv", "sparse", "dllm_cache", "d3llm", "dllm_var",
-    "freedave", "spiffy", "swift", "apd", "guided", "prism",
+    "conv", "learn2pd", "credit", "smoothing", "dinfer", "dkv", "sparse", "dllm_cache", "d3llm",
+    "dllm_var", "freedave", "spiffy", "swift", "apd", "guided", "prism",
 )  # fmt: skip
 
 

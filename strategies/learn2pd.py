@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import Scores
 from load_weights import read_tensors
-from strategies import Strategy, Window, named
+from strategies import Strategy, Window, named, rank
 from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import serial
 
@@ -44,11 +43,12 @@ def learn2pd(
     parts = load_filter(filter or FILTER)
 
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
-        """A written cell counts as sure. The authors' code shows the network what the model says
-        of it now, which a cache may not have computed."""
+        """What the network accepts, and the surest. It is shown what the model says now, of
+        written cells, too."""
         weight, bias, last_weight, last_bias = (part.to(candidates.device) for part in parts)
-        hidden = F.linear(torch.where(candidates, scores.confidence, 1.0), weight, bias).relu()
-        return F.linear(hidden, last_weight, last_bias).sigmoid() > tau  # [N, L]
+        hidden = F.linear(scores.confidence, weight, bias).relu()
+        final = F.linear(hidden, last_weight, last_bias).sigmoid() > tau  # [N, L]
+        return final | (rank(scores.doubt, candidates) == 0)
 
     length = len(parts[1])
     return Strategy(rule, cached(cache), serial, eos="stop", block_length=length, fixed=True)
