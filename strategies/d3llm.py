@@ -1,7 +1,5 @@
 """d3LLM (arXiv 2601.07568): D2F's pipeline over the whole canvas, and entropy."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -57,11 +55,9 @@ def d3llm(
         query = torch.arange(low, S, device=s.x.device)
         return Pass(query, slice(0, S), own=query >= first[:, None])
 
-    thresholds = block_add_threshold, decoded_token_threshold
-
     @has(check=paced, cuts=True)
-    def schedule(s) -> Iterator[Window]:
+    def schedule(s):
         s.opened.fill_(1)  # before the first forward: a threshold of 0 opens two in it
-        return pipeline(*thresholds, first_only=True)(s)
+        return pipeline(block_add_threshold, decoded_token_threshold, first_only=True)(s)
 
     return Strategy(rule, settling, schedule, eos="stop", order=ORDERS["entropy"])

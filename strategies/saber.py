@@ -37,9 +37,7 @@ class Saber:
         few = commit.sum(-1, keepdim=True) < self.n
         commit = torch.where(few, candidates & (place < self.n), commit)
         count = commit.sum(-1, keepdim=True)
-        back = torch.zeros_like(count)
-        if self.mu:
-            back = ((count + self.mu - 1) // self.mu).clamp(min=self.n // 2)
+        back = ((count + self.mu - 1) // self.mu).clamp(min=self.n // 2) if self.mu else count * 0
         back = back.minimum(count - 1)  # so that there is progress
         # not what a template gave, and nothing of a block that is full now
         written = (commit | ~candidates & (chosen > 0)) & (candidates & ~commit).any(-1, True)
