@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from math import isfinite
 from pathlib import Path
 
@@ -57,6 +58,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def append(file: FileIO, line: bytes) -> None:
+    """Write a line whole; of one for which there is no room nothing stays."""
+    done = 0
+    try:
+        while done < len(line):  # a disk that gets full takes a part
+            done += file.write(line[done:])
+    except OSError:
+        with suppress(OSError):
+            file.truncate(file.tell() - done)
+        raise
+
+
 def json_object(line: str | bytes) -> dict | None:
     """The object that a line of JSON is; None if it is none. NaN and infinity are no JSON."""
     try:
@@ -88,13 +101,16 @@ def printable(text: str) -> str:
     return COMMANDS.sub("\ufffd", text.replace("\r", ""))
 
 
-def write(text: str) -> None:
-    """Print an answer; what stdout's encoding lacks becomes a question mark. Nobody to take it (a
-    full disk, a pipe without a reader) is exit code 1."""
+def write(text: str, what: str = "answer") -> None:
+    """Print what was asked for; what stdout's encoding lacks becomes a question mark. A reader who
+    has had enough (`| head`) ends the program quietly; OSError, in words for the user, if it cannot
+    be written (a full disk)."""
     encoding = sys.stdout.encoding or "utf-8"
     try:
         print(printable(text).encode(encoding, "replace").decode(encoding), flush=True)
     except OSError as error:
         # what is still buffered must not fail again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(f"dllm.py: the answer cannot be written: {error.strerror}")
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)  # what a shell says of programs that end so
+        raise OSError(f"the {what} cannot be written: {error.strerror}") from None

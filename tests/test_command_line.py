@@ -219,7 +219,7 @@ def test_bytes_that_are_no_text_are_refused(saved, capsys, monkeypatch):
 def test_an_answer_that_cannot_be_written_is_one_line(saved, tmp_path):
     """Would catch a traceback, or success, when the disk is full."""
     code = program.run(["--model", saved, "--prompt", "hello", *SHORT], stdout="/dev/full", stderr=tmp_path / "err")
-    assert (code, (tmp_path / "err").read_text()) == (1, "dllm.py: the answer cannot be written: No space left on device\n")
+    assert (code, (tmp_path / "err").read_text()) == (2, "dllm.py: the answer cannot be written: No space left on device\n")
 
 
 def test_it_runs_as_a_program(saved):

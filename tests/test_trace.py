@@ -428,6 +428,26 @@ def test_a_field_that_is_nested_too_deep_is_one_line(written, tmp_path, capsys):
         assert (code, err) == (0, "") or (code == 2 and err.count("\n") == 1)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_the_name_of_the_page_may_have_nowhere_to_go(written, tmp_path):
+    """Would catch a traceback at exit, after the line or instead of it."""
+    code = "import sys; from lab import trace; trace.main(sys.argv[1:]); raise SystemExit"
+    code = program.run([written, "--out", tmp_path / "page.html"], code, stdout="/dev/full", stderr=tmp_path / "err")
+    line = "lab.trace: the name of the page cannot be written: No space left on device\n"
+    assert (code, (tmp_path / "err").read_text()) == (2, line)
+
+
+def test_a_canvas_that_no_page_can_draw_is_refused(written, tmp_path, capsys):
+    """Would catch a page that keeps a browser busy for minutes, and a decode whose page is refused when it is done."""
+    canvas = dllm.prepare(random_model(0, max_sequence_length=2**15), [1, 2, 3], "llada", {"gen_length": 2**14, "block_length": 2**13})
+    with pytest.raises(ValueError, match="^a canvas of 16387 slots: a page draws at most 16384$"):
+        next(traces.trace(dllm.stream(canvas), canvas, Letters(), str(tmp_path / "run.html")))
+    assert not (tmp_path / "run.html").exists()
+    written.write_text(written.read_text().replace('"gen_length":24', f'"gen_length":{2**14}'))
+    line = "lab.trace: a canvas of 16387 slots: a page draws at most 16384\n"
+    assert make_page(capsys, written, "--out", tmp_path / "p.html") == ("", line, 2) and not (tmp_path / "p.html").exists()
+
+
 def test_wrong_files_are_one_line_and_exit_code_2(written, tmp_path, capsys):
     """Would catch a missing file, bytes that are no text, a third trace, and a page with nowhere to go."""
     (tmp_path / "binary").write_bytes(b"\xff\x00")

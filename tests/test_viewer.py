@@ -398,6 +398,7 @@ def test_the_page_takes_nothing_on_trust(shown, tmp_path):
                 assert field == "version" or said.endswith(f": line {number + 1} is not a whole record"), (field, value, said)
     for text, said in (
         ("", "its first line is not the header of one"),
+        (json.dumps(run[0] | {"gen_length": 2**14}) + "\n", "a canvas of 16387 slots: a page draws at most 16384"),
         ("null\n", "its first line is not the header of one"),
         ("[" * 100_000 + "\n", "its first line is not the header of one"),
         (json.dumps(run[0]) + "\n\n" + json.dumps(run[1]) + "\n", "line 2 is not a whole record"),
