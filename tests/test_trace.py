@@ -1,5 +1,6 @@
 """Traces: they replay to the run they recorded, survive a kill, and refuse what they cannot read or write before any work."""
 
+import copy
 import dataclasses
 import json
 import resource
@@ -27,6 +28,13 @@ class Letters:
 
     def decode(self, ids, skip_special_tokens=True):
         return "".join(f"<{i}>" for i in ids)
+
+
+def model_with_ends(*ids: int):
+    """A random model with further end tokens."""
+    model = copy.copy(random_model(0))
+    model.config = dataclasses.replace(model.config, end_token_ids=ids)
+    return model
 
 
 def recorded(stream, canvas, path, row=0) -> list[dict]:
@@ -275,8 +283,14 @@ def test_an_answer_is_recorded_as_text_once_it_is_full(tmp_path):
     recorder = traces.Recorder(canvas, Bytes(), 0)
     recorder.canvas = [1, 2, 3, 0, 1, 2, 3, EOS, 0, 1, 2]
     assert recorder.answer() == "🙂"
-    *first, last = traces.trace(dllm.stream(canvas), canvas, Bytes(), str(tmp_path / "run.jsonl"), question="why?")
+    canvas = dllm.prepare(model_with_ends(7, 9), [1, 2, 3], "llada", {"gen_length": 8, "block_length": 8})
+    for _ in traces.trace(dllm.stream(canvas), canvas, Bytes(), str(tmp_path / "run.jsonl"), question="why?"):
+        pass
     header, *_, before, record = traces.read(tmp_path / "run.jsonl")
+    assert header["special"] == {"mask": MASK, "eos": EOS, "ends": [EOS, 7, 9]} and {"7", "9"} <= set(header["tokens"])
+    recorder = traces.Recorder(canvas, Bytes(), 0)
+    recorder.canvas = [1, 2, 3, 0, 1, 2, 3, 9, EOS, 0, 1]
+    assert recorder.answer() == "🙂"
     assert header["question"] == "why?" and "answer" not in before and "answer" in record
 
 
@@ -352,6 +366,9 @@ def test_a_torn_last_line_is_left_out(written, tmp_path, capsys, cut):
     written.write_bytes(written.read_bytes()[:-cut])
     assert traces.read(written) == (whole if cut == 1 else whole[:-1])
     assert make_page(capsys, written, "--out", tmp_path / "page.html")[2] == 0
+    for torn in ("null", "[]", "5", '{"nfe": 1e999}'):
+        written.write_text("".join(json.dumps(record) + "\n" for record in whole) + torn)
+        assert traces.read(written) == whole
 
 
 WRONG = {  # of which field, in the header and in a record
