@@ -89,8 +89,9 @@ READY = ",".join(name for name in STRATEGIES if has_weights(name))
 COMMANDS = {
     compare: PROBLEMS
     | {
-        "--strategies": flag("as fast-dllm:cache=dual:threshold=0.8 (default all)", READY),
+        "--strategies": flag("as fast-dllm:cache=dual or d2f:adapter=none (default all)", READY),
         "--sweep": {"action": "store_true", "help": "each at several values of its main setting"},
+        "--paired": {"action": "store_true", "help": "count where each differs from the first"},
         "--plot": flag("draw accuracy against tokens per forward, .png or .svg"),
         "--limit": number(100),
         "--json": {"action": "store_true", "help": "print the figures as JSON"},

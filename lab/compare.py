@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice, product
+from operator import gt
 from pathlib import Path
 
 import torch
@@ -48,17 +49,21 @@ SWEEPS = {
 
 @dataclass(frozen=True)
 class Contender:
-    """A strategy with settings; `family` is what it was before a sweep gave it one more of them."""
+    """A strategy with settings; `family` is what it was before a sweep gave it one more of them.
+
+    adapter: in place of --adapter or the embedded one; `none` takes the model as it is
+    """
 
     strategy: str
     settings: dict
     label: str
     family: str
     generate: Callable[..., Result] = generate
+    adapter: str | None = None
 
 
 def contender(text: str) -> Contender:
-    """Read `strategy:setting=value:...`, whose strategy may be FILE.py:RULE.
+    """Read `strategy:setting=value:...`, whose strategy may be FILE.py:RULE, a setting `adapter`.
 
     The greedy oracle is that of fast-dllm, which by default writes one token a forward.
     """
@@ -78,7 +83,9 @@ def contender(text: str) -> Contender:
         with suppress(KeyError, ValueError):  # so it does what stays a text
             value = read_value(takes[setting], value)
         settings[setting] = value
-    return Contender(name, settings, text, text)
+    adapter = settings.pop("adapter", None)
+    require(adapter != "", "adapter", adapter, "a folder, a Hugging Face id, or none")
+    return Contender(name, settings, text, text, adapter=adapter)
 
 
 def sweep(of: Contender, gen_length: int) -> list[Contender]:
@@ -134,17 +141,21 @@ def encode(tokenizer, chosen: list[Problem]) -> list[list[int]]:
 
 
 def answer(model, tokenizer, chosen: list[Problem], strategy: str, generate=generate, **settings):
-    """Decode problems in the chat template; the Result, and how many answers are right."""
+    """Decode problems in the chat template; the Result, and which answers are right."""
     result = generate(model, encode(tokenizer, chosen), strategy, **settings)
     rows = range(len(chosen))
     texts = [tokenizer.decode(result.answer(row), skip_special_tokens=False) for row in rows]
-    return result, sum(map(check, chosen, texts))
+    return result, list(map(check, chosen, texts))
 
 
-def counted(result: Result, right: int) -> Counter:
-    """What a decode adds to the sums of its contender, over the problems as if each came alone."""
+def counted(result: Result, right: list[bool], first: list[bool]) -> Counter:
+    """What a decode adds to the sums of its contender, over the problems as if each came alone.
+
+    first: which of them the first contender got right
+    """
     n, (local, everywhere) = len(result.lengths), ar_ness(result)
-    sums = {"problems": n, "right": right, "rows": result.rows, "seconds": result.seconds}
+    sums = {"problems": n, "right": sum(right), "rows": result.rows, "seconds": result.seconds}
+    sums |= {"gained": sum(map(gt, right, first)), "lost": sum(map(gt, first, right))}
     sums |= {"forwards": sum(result.forwards), "tokens": sum(result.lengths)}  # before an EOS
     return Counter(sums | {"ar_ness_local": local * n, "ar_ness_global": everywhere * n})
 
@@ -177,6 +188,7 @@ def figures(sums: Counter, baseline: Counter | None) -> dict[str, float]:
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     found = {"accuracy": p, "low": middle - half, "high": middle + half}
+    found |= {name: sums[name] for name in ("problems", "right", "gained", "lost")}
     means = ("forwards", "rows", "ar_ness_local", "ar_ness_global")
     found |= {name: sums[name] / n for name in means}
     found["tokens_per_forward"] = sums["tokens"] / sums["forwards"]
@@ -195,10 +207,14 @@ def batches(args: Namespace, task: str) -> Iterator[list[Problem]]:
 model_of, tokenizer_of = functools.cache(load_model), functools.cache(load_tokenizer)
 
 
-def load(strategy: str, args: Namespace) -> tuple:
-    """Model and tokenizer: those of the flags, else the embedded ones made for the strategy."""
+def load(strategy: str, args: Namespace, own: str | None = None) -> tuple:
+    """Model and tokenizer: those of the flags, else the embedded ones made for the strategy.
+
+    own: the adapter of a contender, which goes before both
+    """
     source, adapter = (args.model, None) if args.model else made_for(strategy)
-    model = model_of(source, args.adapter or adapter, args.device, DTYPES.get(args.dtype))
+    adapter = None if own == "none" else own or args.adapter or adapter
+    model = model_of(source, adapter, args.device, DTYPES.get(args.dtype))
     use_threads(model)
     return model, tokenizer_of(source)
 
@@ -234,13 +250,14 @@ def compare(args: Namespace) -> None:
     }
     if args.plot:
         plot(args.plot, [(c, found["all"][c.label]) for c in contenders])
-    model, _ = load(contenders[0].strategy, args)
+    model, _ = load(contenders[0].strategy, args, contenders[0].adapter)
     where = about(model.device, model.dtype)
     if args.json:
         print(json.dumps({"settings": vars(args), "machine": where, "figures": found}))
         return
     print(f"{where}.\n{ASKED.format(**vars(args))}, batches of {args.batch_size}.\n")
-    print(table([{"strategy": label} | cost(f) for label, f in found["all"].items()]))
+    columns = lambda f: cost(f) | (against(f) if args.paired else {})
+    print(table([{"strategy": label} | columns(f) for label, f in found["all"].items()]))
     if len(tasks) > 1:
         right = lambda label: {t: f"{found[t][label]['accuracy']:.1%}" for t in tasks}
         print("\n" + table([{"right": label} | right(label) for label in found["all"]]))
@@ -248,17 +265,21 @@ def compare(args: Namespace) -> None:
 
 def decode_all(args: Namespace, contenders: list[Contender], tasks: list[str]) -> dict:
     """Task -> label -> what that contender did; under torchrun each process decodes its share."""
-    models = {c.strategy: load(c.strategy, args) for c in contenders}
-    guides = {name: load_guide(name, None, args.device, DTYPES.get(args.dtype)) for name in models}
+    models = {c.label: load(c.strategy, args, c.adapter) for c in contenders}
+    names, dtype = {c.strategy for c in contenders}, DTYPES.get(args.dtype)
+    guides = {name: load_guide(name, None, args.device, dtype) for name in names}
     sums = {task: {c.label: Counter() for c in contenders} for task in tasks}
     with tqdm(total=args.limit * len(tasks) * len(contenders), unit="problem", leave=False) as bar:
         for task in tasks:
             shared = islice(batches(args, task), parallel.rank(), None, parallel.processes())
-            for chosen, c in product(shared, contenders):
-                own = {"gen_length": args.gen_length} | c.settings | guides[c.strategy]
-                did = answer(*models[c.strategy], chosen, c.strategy, c.generate, **own)
-                sums[task][c.label] += counted(*did)
-                bar.update(len(chosen) * parallel.processes())
+            for chosen in shared:
+                first: list[bool] = []
+                for c in contenders:
+                    own = {"gen_length": args.gen_length} | c.settings | guides[c.strategy]
+                    result, right = answer(*models[c.label], chosen, c.strategy, c.generate, **own)
+                    first = first or right
+                    sums[task][c.label] += counted(result, right, first)
+                    bar.update(len(chosen) * parallel.processes())
     everyone, total = parallel.gathered(sums), {c.label: Counter() for c in contenders}
     for task, label in product(tasks, total):
         sums[task][label] = sum((each[task][label] for each in everyone), Counter())
@@ -278,6 +299,16 @@ def cost(f: dict[str, float]) -> dict[str, str]:
         "speed-up": f"{f['speed_up']:.1f}x" if "speed_up" in f else "",
         "AR-ness": f"{f['ar_ness_local']:.2f} {f['ar_ness_global']:.2f}",
     }
+
+
+def against(f: dict[str, float]) -> dict[str, str]:
+    """On how many problems a contender differs from the first, and how likely chance does that.
+
+    The sign test, two-sided: were both equally good, each difference would be a fair coin.
+    """
+    n, few = f["gained"] + f["lost"], min(f["gained"], f["lost"])
+    chance = min(1.0, 2 * sum(math.comb(n, k) for k in range(few + 1)) / 2**n)
+    return {"against the first": f"+{f['gained']} -{f['lost']}", "by chance": f"{chance:.2g}"}
 
 
 def plot(file: str, points: list[tuple[Contender, dict[str, float]]]) -> None:
