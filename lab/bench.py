@@ -100,10 +100,11 @@ PROBLEMS = DEVICE | {
 COMMANDS = {
     compare: PROBLEMS
     | {
-        "--strategies": flag("as fast-dllm:cache=dual:threshold=0.8 (default all)", ready()),
+        "--strategies": flag("as fast-dllm:cache=dual or d2f:adapter=none (default all)", ready()),
         "--eos": flag("of all: %(choices)s, or own, each as it is meant (default stop)", "stop")
         | {"choices": (*options(Settings)["eos"].choices, "own"), "metavar": None},
         "--sweep": {"action": "store_true", "help": "each at several values of its main setting"},
+        "--paired": {"action": "store_true", "help": "count where each differs from the first"},
         "--plot": flag("draw accuracy against tokens per forward, .png or .svg"),
         "--limit": number(100),
         "--json": {"action": "store_true", "help": "print the figures as JSON"},

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from itertools import islice
+from operator import gt
 from pathlib import Path
 
 import torch
@@ -64,19 +65,24 @@ SWEEPS = {
 
 @dataclass(frozen=True)
 class Contender:
-    """A strategy with settings; `family` is what it was before a sweep gave it one more of them."""
+    """A strategy with settings; `family` is what it was before a sweep gave it one more of them.
+
+    model: in place of --model or the embedded one
+    adapter: in place of --adapter or the embedded one; `none` takes the model as it is
+    """
 
     strategy: str
     settings: dict
     label: str
     family: str
-    model: str | None = None  # of its own, instead of --model
     generate: Callable[..., Result] = generate
+    model: str | None = None
+    adapter: str | None = None
 
 
 def contender(text: str) -> Contender:
-    """Read `strategy:setting=value:...`, whose strategy may be FILE.py:RULE, and one of whose
-    settings the folder of a model of its own.
+    """Read `strategy:setting=value:...`, whose strategy may be FILE.py:RULE, and among whose
+    settings `model` and `adapter` may be.
 
     The greedy oracle is that of fast-dllm, which by default writes one token a forward.
     """
@@ -96,7 +102,11 @@ def contender(text: str) -> Contender:
         with suppress(KeyError, ValueError):  # so it does what stays a text
             value = read_value(takes[setting], value)
         settings[setting] = value
-    return Contender(name, settings, text, text, settings.pop("model", None))
+    weights = {name: settings.pop(name, None) for name in ("model", "adapter")}
+    for of, value in weights.items():
+        also = ", or none" * (of == "adapter")
+        require(value != "", of, value, f"a folder, a Hugging Face id{also}")
+    return Contender(name, settings, text, text, **weights)
 
 
 def swept_setting(of: Contender) -> tuple[str, tuple]:
@@ -165,17 +175,17 @@ def encode(tokenizer, chosen: list[Problem]) -> list[list[int]]:
 
 
 def answer(model, tokenizer, chosen: list[Problem], strategy: str, generate=generate, **settings):
-    """Decode problems in the chat template; the Result, and how many answers are right."""
+    """Decode problems in the chat template; the Result, and which answers are right."""
     result = generate(model, encode(tokenizer, chosen), strategy, **settings)
     rows = range(len(chosen))
     texts = [tokenizer.decode(result.answer(row), skip_special_tokens=False) for row in rows]
-    return result, sum(map(check, chosen, texts))
+    return result, list(map(check, chosen, texts))
 
 
-def counted(result: Result, right: int) -> Counter:
+def counted(result: Result, right: list[bool]) -> Counter:
     """What a decode adds to the sums of its contender, over the problems as if each came alone."""
     n, (local, everywhere) = len(result.lengths), ar_ness(result)
-    sums = {"problems": n, "right": right, "rows": result.rows, "seconds": result.seconds}
+    sums = {"problems": n, "right": sum(right), "rows": result.rows, "seconds": result.seconds}
     sums |= {"forwards": sum(result.forwards), "tokens": sum(result.lengths)}  # before an EOS
     return Counter(sums | {"ar_ness_local": local * n, "ar_ness_global": everywhere * n})
 
@@ -208,6 +218,7 @@ def figures(sums: Counter, baseline: Counter | None) -> dict[str, float]:
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     found = {"accuracy": p, "low": max(0.0, middle - half), "high": middle + half}
+    found |= {name: sums[name] for name in ("problems", "right", "gained", "lost")}
     means = ("forwards", "rows", "ar_ness_local", "ar_ness_global")
     found |= {name: sums[name] / n for name in means}
     found["tokens_per_forward"] = sums["tokens"] / sums["forwards"]
@@ -226,13 +237,14 @@ def batches(args: Namespace, task: str) -> Iterator[list[Problem]]:
 model_of, tokenizer_of = functools.cache(load_model), functools.cache(load_tokenizer)
 
 
-def load(strategy: str, args: Namespace, model: str | None = None) -> tuple:
-    """Model and tokenizer: those that are named, else the embedded ones made for the strategy."""
-    named = model or args.model
-    source, adapter = (named, None) if named else made_for(strategy)
-    found = model_of(source, args.adapter or adapter, args.device, DTYPES.get(args.dtype))
-    use_threads(found)
-    return found, tokenizer_of(source)
+def load(c: Contender, args: Namespace) -> tuple:
+    """Model and tokenizer: its own, those of the flags, or the embedded ones of its strategy."""
+    named = c.model or args.model
+    source, adapter = (named, None) if named else made_for(c.strategy)
+    adapter = None if c.adapter == "none" else c.adapter or args.adapter or adapter
+    model = model_of(source, adapter, args.device, DTYPES.get(args.dtype))
+    use_threads(model)
+    return model, tokenizer_of(source)
 
 
 def tasks_of(text: str | None) -> list[str]:
@@ -256,7 +268,7 @@ def compare(args: Namespace) -> None:
     contenders = [c for c in contenders if c.label not in tally.without]
     if not contenders:
         raise ValueError("; ".join(f"{label}: {why}" for label, why in tally.without.items()))
-    model, _ = load(contenders[0].strategy, args, contenders[0].model)
+    model, _ = load(contenders[0], args)
     found, where = tally.figures(contenders), about(model.device, model.dtype)
     if args.plot and found and not tally.stopped:
         plot(args.plot, [(c, found["all"][c.label]) for c in contenders])
@@ -266,7 +278,7 @@ def compare(args: Namespace) -> None:
     elif found:
         asked = f"{ASKED.format(**vars(args))}, eos {args.eos}, batches of {args.batch_size}."
         asked += " Stopped: of each the same, in whole rounds." if tally.stopped else ""
-        write(f"{where}.\n{asked}\n\n{tables(found, tally.without)}", "table")
+        write(f"{where}.\n{asked}\n\n{tables(found, tally.without, args.paired)}", "table")
     if tally.stopped:
         raise KeyboardInterrupt
 
@@ -333,29 +345,44 @@ class Tally:
 
     def __init__(self, tasks: list[str], labels: list[str]):
         self.sums = {task: {label: Counter() for label in labels} for task in tasks}
+        self.right: dict = {task: {label: [] for label in labels} for task in tasks}  # which were
         self.without: dict[str, str] = {}  # label -> why
         self.stopped = False  # by Ctrl-C
 
-    def add(self, task: str, did: dict[str, Counter]) -> None:
-        for label, counts in did.items():
+    def add(self, task: str, did: dict[str, tuple[Counter, list[bool]]]) -> None:
+        for label, (counts, right) in did.items():
             self.sums[task][label] += counts
+            self.right[task][label] += right
+
+    def against(self, task: str, label: str, first: str) -> Counter:
+        """On how many problems a contender was right where the first was wrong, and otherwise."""
+        own, other = self.right[task][label], self.right[task][first]
+        return Counter(gained=sum(map(gt, own, other)), lost=sum(map(gt, other, own)))
 
     def show(self, contenders: list[Contender]) -> None:
         """Say on stderr how it stands."""
         if found := self.figures(contenders):
-            tqdm.write(f"So far:\n\n{tables(found, self.without)}\n", file=sys.stderr)
+            text = tables(found, self.without, paired=False)
+            tqdm.write(f"So far:\n\n{text}\n", file=sys.stderr)
 
     def figures(self, contenders: list[Contender]) -> dict:
         """Task, or `all` -> label -> figures; of tasks that were begun."""
         labels = [c.label for c in contenders]
         base = next((c.label for c in contenders if c.strategy == "llada"), "")
-        sums = {t: by for t, by in self.sums.items() if all(by[label] for label in labels)}
-        if not sums:
-            return {}
-        every = {label: sum((by[label] for by in sums.values()), Counter()) for label in labels}
+        begun = [task for task, by in self.sums.items() if all(by[label] for label in labels)]
+        sums = {
+            task: {
+                label: self.sums[task][label] + self.against(task, label, labels[0])
+                for label in labels
+            }
+            for task in begun
+        }
+        if begun:
+            every = [sum((by[label] for by in sums.values()), Counter()) for label in labels]
+            sums["all"] = dict(zip(labels, every))
         return {
-            task: {label: figures(by_label[label], by_label.get(base)) for label in labels}
-            for task, by_label in (sums | {"all": every}).items()
+            task: {label: figures(own, by_label.get(base)) for label, own in by_label.items()}
+            for task, by_label in sums.items()
         }
 
 
@@ -364,8 +391,8 @@ def merged(everyone: list[Tally]) -> Tally:
     first, *others = everyone
     for other in others:
         first.without |= other.without
-        for task, by_label in other.sums.items():
-            first.add(task, by_label)
+        for task, by in other.sums.items():
+            first.add(task, {label: (by[label], other.right[task][label]) for label in by})
     return first
 
 
@@ -385,7 +412,7 @@ def decode_all(args: Namespace, contenders: list[Contender], tasks: list[str]) -
                 for label, (c, model, tokenizer, settings) in list(able.items()):
                     try:
                         found = answer(model, tokenizer, chosen, c.strategy, c.generate, **settings)
-                        did[label] = counted(*found)
+                        did[label] = counted(*found), found[1]
                     except (StepLimit, ValueError, torch.OutOfMemoryError) as error:
                         tally.without[label] = " ".join(str(error).split())
                         del able[label]
@@ -404,7 +431,7 @@ def decode_all(args: Namespace, contenders: list[Contender], tasks: list[str]) -
 
 def prepared(args: Namespace, c: Contender, tasks: list[str]) -> tuple:
     """A contender's model, tokenizer and settings, checked on the first problems."""
-    model, tokenizer = load(c.strategy, args, c.model)
+    model, tokenizer = load(c, args)
     own = common(args, c) | c.settings
     if guide := own.get("guide") or guide_for(c.strategy):
         own["guide"] = model_of(guide, None, args.device, DTYPES.get(args.dtype))
@@ -412,9 +439,10 @@ def prepared(args: Namespace, c: Contender, tasks: list[str]) -> tuple:
     return model, tokenizer, own
 
 
-def tables(found: dict, without: dict[str, str]) -> str:
+def tables(found: dict, without: dict[str, str], paired: bool) -> str:
     """All figures, the accuracy by task if there are several, and who has none, and why."""
-    rows = [{"strategy": label} | cost(f) for label, f in found["all"].items()]
+    columns = lambda f: cost(f) | (against(f) if paired else {})
+    rows = [{"strategy": label} | columns(f) for label, f in found["all"].items()]
     none = dict.fromkeys(rows[0], "") | {"right": "none"}
     parts = [table(rows + [none | {"strategy": label} for label in without])]
     if len(tasks := [task for task in found if task != "all"]) > 1:
@@ -436,6 +464,16 @@ def cost(f: dict[str, float]) -> dict[str, str]:
         "speed-up": f"{f['speed_up']:.1f}x" if "speed_up" in f else "",
         "AR-ness": f"{f['ar_ness_local']:.2f} {f['ar_ness_global']:.2f}",
     }
+
+
+def against(f: dict[str, float]) -> dict[str, str]:
+    """On how many problems a contender differs from the first, and how likely chance does that.
+
+    The sign test, two-sided: were both equally good, each difference would be a fair coin.
+    """
+    n, few = f["gained"] + f["lost"], min(f["gained"], f["lost"])
+    chance = min(1.0, 2 * sum(math.comb(n, k) for k in range(few + 1)) / 2**n)
+    return {"against the first": f"+{f['gained']} -{f['lost']}", "by chance": f"{chance:.2g}"}
 
 
 def plot(file: str, points: list[tuple[Contender, dict[str, float]]]) -> None:
@@ -465,7 +503,7 @@ def delayed(args: Namespace) -> None:
 
     LocalLeap's figure (arXiv 2510.07081), for all tokens and for those before the first EOS.
     """
-    (model, tokenizer), G = load("llada", args), args.gen_length
+    (model, tokenizer), G = load(contender("llada"), args), args.gen_length
     fractions, found = (0.0, 0.1, 0.25, 0.5, 0.75), torch.zeros(5, 4)
     for task in tqdm(tasks_of(args.task), leave=False):
         for chosen in batches(args, task):

@@ -93,6 +93,27 @@ def test_a_contender_is_a_strategy_with_settings(capsys):
     assert rows["llada:steps=4"][2] == "4.0" and rows["llada:gen-length=64:block_length=64"][2] == "64.0"
 
 
+def test_a_contender_names_its_adapter(capsys, monkeypatch):
+    """Would catch an adapter that two contenders of one strategy share, and `none` that means the embedded one."""
+    tiny, adapted, loaded = command_line.TINY, command_line.made_for("d2f")[1], []
+    load = lambda source, adapter, *how: loaded.append((source, adapter)) or command_line.load_model(source, adapter, *how)
+    monkeypatch.setattr(compare, "model_of", load)
+    bench.main(["compare", *ONE, "--strategies", f"d2f:adapter=none,d2f,llada:adapter={adapted}"])
+    assert loaded[:3] == [(tiny, None), (tiny, adapted), (tiny, str(adapted))] and set(loaded[3:]) <= {(tiny, None)}
+    assert list(table(capsys.readouterr().out))[1:] == ["d2f:adapter=none", "d2f", f"llada:adapter={adapted}"]
+
+
+def test_pairs_are_counted_problem_by_problem(capsys, monkeypatch):
+    """Would catch sums that are subtracted, pairs across batches, and a test of one side only."""
+    right = iter([True, False, False, True, True, False])  # first and second on two problems, then on one
+    monkeypatch.setattr(compare, "check", lambda problem, text: next(right))
+    small = ["--limit", "3", "--batch-size", "2", "--paired"]
+    bench.main(["compare", *ONE, *small, "--strategies", "llada:steps=1,llada:steps=2"])
+    rows = table(capsys.readouterr().out)
+    assert [rows[f"llada:steps={n}"][-2:] for n in (1, 2)] == [["+0 -0", "1"], ["+1 -2", "1"]]
+    assert compare.against({"gained": 1, "lost": 7})["by chance"] == "0.07"  # 2 * (1 + 8) / 256
+
+
 def test_a_sweep_varies_the_main_setting_of_each(capsys):
     """Would catch a sweep that measures the same point again and again."""
     bench.main(["compare", *ONE, "--sweep", "--strategies", "llada,fast-dllm:cache=none,saber"])
@@ -176,6 +197,8 @@ def test_a_page_measures_itself_anew(tmp_path):
         (["--gen-length", "8192"], "together more than the model's"),
         (["--strategies", "greedy-oracle:tau=1"], "strategy fast-dllm has no setting tau"),
         (["--strategies", "fast-dllm:cache=triple"], "cache is 'triple', expected one of none, prefix, dual"),
+        (["--strategies", "d2f:adapter"], "adapter is '', expected a folder, a Hugging Face id, or none"),
+        (["--strategies", "d2f:adapter=./nowhere"], "no checkpoint at ./nowhere"),
         (["--gen-length", "33"], "gen_length 33 is not a multiple of block_length 32: the nearest is 32"),
         (["--task", "chess"], "task is 'chess', expected stories, or of one-step"),
         (["--model", "./nowhere"], "no checkpoint at ./nowhere"),
