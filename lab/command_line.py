@@ -65,7 +65,9 @@ class Parser(ArgumentParser):
     """Errors are one line, --gen_length is --gen-length, and settings become flags."""
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: {printable(' '.join(message.split()))}\n")
+        line = printable(" ".join(message.split()))
+        line = line if len(line) < 1500 else f"{line[:700]} ... {line[-700:]}"
+        self.exit(2, f"{self.prog}: {line}\n")
 
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else args

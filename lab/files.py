@@ -54,6 +54,8 @@ def printable(text: str) -> str:
 def write(text: str, what: str = "answer") -> None:
     """Print what was asked for. A reader who has had enough (`| head`) ends the program quietly;
     OSError, in words for the user, if it cannot be written (a full disk)."""
+    if sys.stdout is None:  # closed, by `>&-`
+        raise OSError(f"the {what} cannot be written: there is no standard output")
     try:
         print(printable(text), flush=True)
     except OSError as error:
