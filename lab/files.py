@@ -3,7 +3,11 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+UNFINISHED = ".tmp"  # how the name of a file begins that is being written; safetensors' do, too
 
 
 def check_place(flag: str, path: str, *suffixes: str) -> None:
@@ -24,6 +28,56 @@ def read_bytes(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A place to write what is then to stand at `path`: all of it, or what stood there before.
+
+    No other writer has this place, and what a failure leaves there is removed; ValueError if it
+    cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{UNFINISHED}-{os.urandom(4).hex()}-{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove what writers that were killed have left in a folder that nobody else writes to."""
+    for left in Path(folder).glob(f"{UNFINISHED}*"):
+        left.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Keep a file or folder that is there from other runs; ValueError if one of them has it.
+
+    Where there are no such locks (Windows, some network drives) all may write.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    file = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise ValueError(f"{path} is in use: another run writes to it") from None
+    except OSError:  # not there
+        pass
+    try:
+        yield
+    finally:
+        os.close(file)
 
 
 def json_object(line: str | bytes) -> dict | None:
