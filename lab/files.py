@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 UNFINISHED = ".tmp"  # how the name of a file begins that is being written; safetensors' do, too
@@ -47,6 +48,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def append(file: FileIO, line: bytes) -> None:
+    """Write a line whole; of one for which there is no room nothing stays."""
+    done = 0
+    try:
+        while done < len(line):  # a disk that gets full takes a part
+            done += file.write(line[done:])
+    except OSError:
+        with suppress(OSError):
+            file.truncate(file.tell() - done)
+        raise
 
 
 def sweep(folder: str | Path) -> None:

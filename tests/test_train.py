@@ -6,7 +6,6 @@ import os
 import runpy
 import signal
 import sys
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from conftest import random_model
+from conftest import full_disk, random_model
 from lab import train
 from lab.files import locked
 from lab.tasks import problems
@@ -439,18 +438,6 @@ def test_two_runs_do_not_share_a_folder(tmp_path, capsys):
             assert f"{folder} is in use: another run writes to it" in refused(flags(s), capsys)
     train.main(flags(s))
     assert files(s.run).keys() == {train.CHECKPOINT} and ".tmp-left-over" not in files(s.out)
-
-
-@contextmanager
-def full_disk(size: int):
-    """No file can grow beyond so many bytes: what a full disk does, with another number."""
-    resource = pytest.importorskip("resource")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_full_disk_is_one_line_and_leaves_whole_files(tmp_path, capsys):
