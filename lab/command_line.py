@@ -182,6 +182,12 @@ def are_there(*folders: Path | None) -> bool:
     return all(folder.is_dir() and any(folder.iterdir()) for folder in folders if folder)
 
 
+def train_it(folder: Path) -> str:
+    """What a message says about embedded weights that are not there."""
+    kind = folder.name.removeprefix(TINY.name).replace("-", " ")  # of "tiny-ar" " ar"
+    return f"train it by python -m lab.train{kind} --out weights/{folder.name}"
+
+
 def load_guide(strategy: str, guide: str | None = None, device=None, dtype=None) -> dict:
     """The setting `guide` of a strategy that has one: a folder, an id or the embedded model."""
     embedded = guide_for(strategy)
@@ -196,13 +202,13 @@ def find_model(args: Namespace) -> tuple:
         given = getattr(args, "guide", None)
         if not given and not are_there(embedded):
             needs = f"{args.strategy} needs a guide: give --guide"
-            raise ValueError(f"{needs}, or train one by python -m lab.train ar")
+            raise ValueError(f"{needs}, or {train_it(made_for('ar')[0])}")
         load_config(given or embedded)  # is it there? Better asked before the model is loaded
     if args.model is None:
         model, adapter = made_for(args.strategy)
-        if not are_there(model, adapter):
-            needs = f"{args.strategy} needs weights of its own: give --model"
-            raise ValueError(f"{needs}, or train them by python -m lab.train {args.strategy}")
+        if missing := [folder for folder in (model, adapter) if not are_there(folder)]:
+            needs = f"{args.strategy} needs weights: give --model"
+            raise ValueError(f"{needs}, or {train_it(missing[0])}")
         args.model, args.adapter = model, args.adapter or adapter
     if str(args.model).startswith("oracle:"):
         for name in ("adapter", "device", "dtype", "int8", "raw"):
