@@ -30,6 +30,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from threading import RLock
 from typing import Annotated
 
 import torch
@@ -513,6 +514,8 @@ def train_step(s: Run, step: int, rank: int, module: nn.Module, opts: list[Optim
 
 def worker(other: int, s: Run, meeting: str, begun: tuple | None = None) -> None:
     rank = other + 1
+    if rank:
+        tqdm.set_lock(RLock())  # its own is a semaphore, which a process that is stopped leaves
     dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=s.processes)
     train(s, rank, begun)
     dist.destroy_process_group()
