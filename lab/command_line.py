@@ -5,13 +5,14 @@ and exit code 2, before any work. The flags of settings are made from their decl
 what looks at a decode, and every other way to ask, is imported only when its flag asks for it.
 """
 
+import difflib
 import inspect
 import json
 import os
 import re
 import sys
 from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,10 +20,10 @@ import torch
 
 from dllm import DEFAULT, Settings, StepLimit, check_prompt, finish, plan, prepare, stream
 from lab import infill, own_rule
-from lab.files import check_place, whole_text, write
+from lab.files import check_place, printable, whole_text, write
 from load_weights import DTYPES, load_config, load_model, load_tokenizer
 from model import LLaDA
-from strategies import STRATEGIES, Option, Strategy, options, require
+from strategies import STRATEGIES, Option, Strategy, build, options, require
 
 TINY = Path(__file__).parent.parent / "weights" / "tiny"
 
@@ -64,12 +65,27 @@ class Parser(ArgumentParser):
     """Errors are one line, --gen_length is --gen-length, and settings become flags."""
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+        self.exit(2, f"{self.prog}: {printable(' '.join(message.split()))}\n")
 
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else args
         dashed = [re.sub(r"^--\w+", lambda name: name[0].replace("_", "-"), arg) for arg in args]
-        return super().parse_known_args(dashed, namespace)
+        found, unknown = super().parse_known_args(dashed, namespace)
+        for arg in unknown:
+            meant = near(arg.partition("=")[0], self._option_string_actions)
+            if arg.startswith("--") and meant:
+                self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+        return found, unknown
+
+    def print_help(self, file=None):
+        self.say(self.format_help(), "help")
+
+    def say(self, text: str, what: str) -> None:
+        """Print what needs no work."""
+        try:
+            write(text.rstrip("\n"), what)
+        except OSError as error:
+            self.error(str(error))
 
     def add_option(self, option: Option, note: str = "") -> None:
         """Add the flag of a setting. What is not given is absent: no default stands here again."""
@@ -84,6 +100,12 @@ class Parser(ArgumentParser):
             how = {"action": BooleanOptionalAction}
         how |= {"default": SUPPRESS, "help": f"{option.meaning}{choices}{note}".replace("%", "%%")}
         self.add_argument(flag(option.name), **how)
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """What a message adds about a word that is like one that is known."""
+    found = difflib.get_close_matches(word, known, 1, 0.7)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def read_value(option: Option, text: str):
@@ -155,27 +177,29 @@ def check_flags(args: Namespace) -> None:
 # --- the model ----------------------------------------------------------------------------------
 
 
+def embedded(strategy: str) -> dict[str, Path]:
+    """What of weights/ a strategy takes where nothing else is named: model, adapter, settings."""
+    own = getattr(STRATEGIES.get(strategy), "embedded", {})
+    return {name: TINY.with_name(file) for name, file in ({"model": TINY.name} | own).items()}
+
+
 def made_for(strategy: str) -> tuple[Path, Path | None]:
     """The embedded model, and its adapter, that a strategy is meant for."""
-    if strategy == "ar":
-        return TINY.with_name("tiny-ar"), None
-    return TINY, TINY.with_name("tiny-d2f") if strategy == "d2f" else None
+    return embedded(strategy)["model"], embedded(strategy).get("adapter")
 
 
 def guide_for(strategy: str) -> Path | None:
     """The embedded model that judges what the model writes, if a strategy has a second one."""
-    guided = strategy in STRATEGIES and "guide" in options(STRATEGIES[strategy])
-    return made_for("ar")[0] if guided else None
+    return embedded(strategy).get("guide")
 
 
 def has_weights(strategy: str) -> bool:
     """Whether all that a strategy is meant for is embedded."""
-    folders = are_there(*made_for(strategy), guide_for(strategy))
-    if strategy != "learn2pd":
-        return folders
-    from strategies.learn2pd import FILTER  # a system's file may be missing
-
-    return folders and FILTER.is_file()
+    if not are_there(*made_for(strategy), guide_for(strategy)):
+        return False
+    with suppress(ValueError):  # of files that it reads itself
+        return bool(build(strategy))
+    return False
 
 
 def are_there(*folders: Path | None) -> bool:
@@ -190,20 +214,20 @@ def train_it(folder: Path) -> str:
 
 def load_guide(strategy: str, guide: str | None = None, device=None, dtype=None) -> dict:
     """The setting `guide` of a strategy that has one: a folder, an id or the embedded model."""
-    embedded = guide_for(strategy)
-    return {"guide": load_model(guide or embedded, None, device, dtype)} if embedded else {}
+    theirs = guide or guide_for(strategy)
+    return {"guide": load_model(theirs, None, device, dtype)} if theirs else {}
 
 
 def find_model(args: Namespace) -> tuple:
     """The tokenizer of --model, its config, and what loads it; an oracle is all of these itself."""
     if args.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # which the hub's library reads when it is first needed
-    if embedded := guide_for(args.strategy):
+    if guide := guide_for(args.strategy):
         given = getattr(args, "guide", None)
-        if not given and not are_there(embedded):
+        if not given and not are_there(guide):
             needs = f"{args.strategy} needs a guide: give --guide"
             raise ValueError(f"{needs}, or {train_it(made_for('ar')[0])}")
-        load_config(given or embedded)  # is it there? Better asked before the model is loaded
+        load_config(given or guide)  # is it there? Better asked before the model is loaded
     if args.model is None:
         model, adapter = made_for(args.strategy)
         if missing := [folder for folder in (model, adapter) if not are_there(folder)]:
@@ -278,7 +302,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = command_line()
     args = parser.parse_args(arguments)
     if args.strategy == "list":
-        return print(strategy_table())
+        return parser.say(strategy_table(), "list")
     if "LOCAL_RANK" not in os.environ:
         return carry_out(parser, args)
     from lab import parallel  # torchrun has started this
@@ -307,9 +331,17 @@ def carry_out(parser: Parser, args: Namespace) -> None:
         parser.error(str(error))
 
 
+def check_name(strategy: str) -> None:
+    """Raise ValueError, with what may have been meant, if there is no such strategy or rule."""
+    own_rule.register(strategy)
+    if strategy not in STRATEGIES:
+        known = f"choose one of {', '.join(STRATEGIES)}{near(strategy, STRATEGIES)}"
+        raise ValueError(f"unknown strategy {strategy!r}: {known}")
+
+
 def checked_plan(args, settings: dict, length: int | None = None) -> tuple[Strategy, Settings]:
     """The strategy and the settings of all strategies, checked; a guide has only a name so far."""
-    own_rule.register(args.strategy)
+    check_name(args.strategy)
     return plan(args.strategy, settings | dict.fromkeys({"guide"} & set(settings)), length)
 
 

@@ -118,11 +118,14 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
-def write(text: str) -> None:
-    """Print an answer. Nobody to take it (a full disk, a pipe without a reader) is exit code 1."""
+def write(text: str, what: str = "answer") -> None:
+    """Print what was asked for. A reader who has had enough (`| head`) ends the program quietly;
+    OSError, in words for the user, if it cannot be written (a full disk)."""
     try:
         print(printable(text), flush=True)
     except OSError as error:
         # what is still buffered must not fail again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(f"dllm.py: the answer cannot be written: {error.strerror}")
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)  # what a shell says of programs that end so
+        raise OSError(f"the {what} cannot be written: {error.strerror}") from None

@@ -195,11 +195,13 @@ KNOWN = (
 )  # fmt: skip
 
 
-def named(name: str, either: tuple[str, ...] = ()) -> Callable:
+def named(name: str, either: tuple[str, ...] = (), **embedded: str) -> Callable:
     """Enter a builder into STRATEGIES. Its keyword arguments are the settings: an annotation says
     the type and, in a note, the range or the meaning; so does a line `name: meaning` of the
-    docstring, which indented lines go on. either: settings of which a caller may give one."""
-    return lambda builder: STRATEGIES.setdefault(name, has(either=either)(builder))
+    docstring, which indented lines go on. either: settings of which a caller may give one.
+    embedded: of model, adapter and settings, those in weights/ that it takes if none is given."""
+    own = has(either=either, embedded=embedded)
+    return lambda builder: STRATEGIES.setdefault(name, own(builder))
 
 
 def discover() -> None:
@@ -242,6 +244,7 @@ def build(name: str, **given) -> Strategy:
 
 Count = Annotated[int, (1, inf)]
 Share = Annotated[float, (0, 1)]
+Sure = Annotated[float, (0, 2)]  # a confidence that is enough; above 1 none is
 
 
 class Option(NamedTuple):
@@ -268,6 +271,7 @@ class Option(NamedTuple):
         if self.kind in (int, float):
             low, high = self.range
             valid = f"between {low} and {high}" if high < 1e300 else f"at least {low}"
+            valid = "between 0 and 1, or 2 for never" if self.range == (0, 2) else valid
             require(low <= value <= high, self.name, value, valid)
 
 
@@ -277,10 +281,8 @@ def options(function: Callable) -> dict[str, Option]:
 
     A number without a range is at least 0.
     """
-    documented = [
-        inspect.cleandoc(f.__doc__ or "") for f in getattr(function, "__mro__", [function])
-    ]
-    meanings = re.findall(r"^(\w+): (.+(?:\n +.+)*)$", "\n".join(documented), re.MULTILINE)
+    texts = [inspect.cleandoc(f.__doc__ or "") for f in getattr(function, "__mro__", [function])]
+    meanings = re.findall(r"^(\w+): (.+(?:\n +.+)*)$", "\n".join(texts), re.MULTILINE)
     meanings = {name: " ".join(meaning.split()) for name, meaning in meanings}
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels import Scores
 from load_weights import read_tensors
-from strategies import Strategy, Window, named
+from strategies import Strategy, Sure, Window, named
 from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import serial
 
@@ -31,9 +31,9 @@ def load_filter(source: str | Path) -> list[Tensor]:
     return [parts[name].float() for name in FILTER_PARTS]
 
 
-@named("learn2pd")
+@named("learn2pd", filter="tiny-filter.safetensors")
 def learn2pd(
-    tau: float = 0.96, filter: str | None = None, cache: CacheSetting = "prefix"
+    tau: Sure = 0.96, filter: str | None = None, cache: CacheSetting = "prefix"
 ) -> Strategy:
     """Learn2PD (arXiv 2509.25188): a tiny network learns from the confidences of a block which of
     its tokens are final.

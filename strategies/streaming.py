@@ -5,7 +5,7 @@ from torch import Tensor
 
 from kernels import Scores
 from model import Pass
-from strategies import Share, Strategy, View, Window, has, named, trait
+from strategies import Share, Strategy, Sure, View, Window, has, named, trait
 from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import serial
 
@@ -36,7 +36,7 @@ def pruned(view: View, window_size: int | None) -> View:
 
 @named("streaming")
 def streaming(
-    threshold: float = 0.9,
+    threshold: Sure = 0.9,
     window_size: int | None = 96,
     confidence_alpha: Share = 0.3,
     cache: CacheSetting = "prefix",

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # so that a bare `pytest` finds the project, too
 
 from lab.save import save_filter, save_model
+from load_weights import PREFIX
 from model import Config, LLaDA
 from strategies import STRATEGIES
 
@@ -83,15 +85,14 @@ def full_disk(size: int):
 
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz 123456789.?"  # ids 0 to 37
+LORA = f"base_model.model.{PREFIX}{{}}.lora_{{}}.weight".format
 TEMPLATE = "{% for message in messages %}{{ message['content'] | trim }}?{% endfor %} "
 
 
-@pytest.fixture(scope="session")
-def saved(tmp_path_factory) -> Path:
-    """A complete checkpoint folder of a random model whose tokens are characters; copy it before changing it."""
+def save_checkpoint(folder: Path) -> None:
+    """Write a complete checkpoint of a random model whose tokens are characters."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    folder = tmp_path_factory.mktemp("saved")
     save_model(random_model(0), folder)
     encoder = Tokenizer(models.WordLevel({c: i for i, c in enumerate(CHARACTERS)}, unk_token="?"))
     encoder.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
@@ -99,6 +100,28 @@ def saved(tmp_path_factory) -> Path:
     encoder.add_special_tokens([AddedToken("<eos>", special=True), AddedToken("<mask>", special=True)])
     encoder.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE, "eos_token": "<eos>"}))
+
+
+def adapter_of(folder: Path, model: LLaDA, rank: int = 3, **config) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Write a random LoRA adapter of q_proj and ff_proj in PEFT layout and return its {module: (A, B)}."""
+    folder.mkdir()
+    content = {"peft_type": "LORA", "r": rank, "lora_alpha": 6, "target_modules": ["q_proj", "ff_proj"], "bias": "none"} | config
+    (folder / "adapter_config.json").write_text(json.dumps(content))
+    generator, halves = torch.Generator().manual_seed(5), {}
+    for name, module in model.named_modules():
+        if name.endswith(("q_proj", "ff_proj")):
+            out_width, in_width = module.weight.shape
+            halves[name] = torch.randn(rank, in_width, generator=generator) / 8, torch.randn(out_width, rank, generator=generator) / 8
+    tensors = {LORA(n, half): t for n, pair in halves.items() for half, t in zip("AB", pair)}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return halves
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory) -> Path:
+    """The folder of a complete checkpoint; copy it before changing it."""
+    folder = tmp_path_factory.mktemp("saved")
+    save_checkpoint(folder)
     return folder
 
 

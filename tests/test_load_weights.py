@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import load_weights
-from conftest import CHARACTERS, EOS, MASK, VOCABULARY, random_model, random_prompt
+from conftest import CHARACTERS, EOS, LORA, MASK, VOCABULARY, adapter_of, random_model, random_prompt
 from lab import command_line
 from lab.save import save_adapter, save_model
 from load_weights import PREFIX, load_config, load_model, load_tokenizer
@@ -164,29 +164,11 @@ def test_weights_come_in_the_dtype_asked_for(saved, tmp_path):
     assert rounded.dtype == torch.float32 and same_weights(rounded, random_model(0).bfloat16().float())
 
 
-LORA = f"base_model.model.{PREFIX}{{}}.lora_{{}}.weight".format
-
-
-def adapter(folder, model, rank: int = 3, **config):
-    """Write a random LoRA adapter of q_proj and ff_proj in PEFT layout and return its {module: (A, B)}."""
-    folder.mkdir()
-    content = {"peft_type": "LORA", "r": rank, "lora_alpha": 6, "target_modules": ["q_proj", "ff_proj"], "bias": "none"} | config
-    (folder / "adapter_config.json").write_text(json.dumps(content))
-    generator, halves = torch.Generator().manual_seed(5), {}
-    for name, module in model.named_modules():
-        if name.endswith(("q_proj", "ff_proj")):
-            out_width, in_width = module.weight.shape
-            halves[name] = torch.randn(rank, in_width, generator=generator) / 8, torch.randn(out_width, rank, generator=generator) / 8
-    tensors = {LORA(n, half): t for n, pair in halves.items() for half, t in zip("AB", pair)}
-    save_file(tensors, folder / "adapter_model.safetensors")
-    return halves
-
-
 @pytest.mark.parametrize("config, scale", [({}, 2.0), ({"use_rslora": True}, 6 / 3**0.5)])
 def test_a_merged_adapter_equals_the_unmerged_one(saved, tmp_path, config, scale):
     """Would catch A and B swapped or transposed, a wrong scale, and an adapter that is loaded but not applied."""
     plain = load_model(saved, device="cpu")
-    halves = adapter(tmp_path / "lora", plain, **config)
+    halves = adapter_of(tmp_path / "lora", plain, **config)
     ids = torch.tensor([random_prompt(0, 12)])
     before = plain(ids)
     for name, (a, b) in halves.items():
@@ -208,7 +190,7 @@ def test_text_survives_the_tokenizer(saved, text):
 def test_an_adapter_is_added_before_anything_is_rounded(saved, tmp_path):
     """Would catch a product or a sum in bfloat16."""
     plain = load_model(saved, device="cpu").blocks[0].q_proj.weight
-    a, b = adapter(tmp_path / "lora", random_model(0))["blocks.0.q_proj"]
+    a, b = adapter_of(tmp_path / "lora", random_model(0))["blocks.0.q_proj"]
     merged = load_model(saved, adapter=tmp_path / "lora", device="cpu", dtype=torch.bfloat16)
     assert merged.blocks[0].q_proj.weight.equal((plain + 2.0 * (b @ a)).bfloat16())
 
@@ -400,7 +382,7 @@ def test_a_model_too_large_for_the_memory_is_refused_with_its_size(saved, monkey
 )
 def test_a_broken_adapter_is_named_in_one_line(saved, tmp_path, change, message):
     """Would catch an adapter that is applied in part, or not at all."""
-    adapter(tmp_path / "lora", random_model(0))
+    adapter_of(tmp_path / "lora", random_model(0))
     change(tmp_path / "lora")
     with pytest.raises(ValueError) as error:
         load_model(saved, adapter=tmp_path / "lora", device="cpu")
@@ -462,7 +444,7 @@ def test_an_adapter_is_added_in_float32(tmp_path):
     """Would catch a sum that is rounded to the dtype of the file before the model's."""
     save_model(random_model(0), tmp_path / "half", dtype=torch.bfloat16)
     plain = load_model(tmp_path / "half", device="cpu")
-    halves = adapter(tmp_path / "lora", plain)
+    halves = adapter_of(tmp_path / "lora", plain)
     merged = load_model(tmp_path / "half", adapter=tmp_path / "lora", device="cpu")
     for name, (a, b) in halves.items():
         assert merged.get_submodule(name).weight.equal(plain.get_submodule(name).weight + 2.0 * (b @ a))
