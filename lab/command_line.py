@@ -351,7 +351,7 @@ def single(args: Namespace, settings: dict) -> Callable[[], None]:
     observe = observer(args, strategy)
     text, holes = args.prompt, None
     if text == "-":
-        text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+        text = args.prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
     if text is not None:
         whole_text(text, "prompt")
     elif args.infill is None:
@@ -391,7 +391,8 @@ def observer(args: Namespace, strategy: Strategy) -> Callable:
         declared = options(STRATEGIES[args.strategy]).items()
         own = {name: getattr(args, name, option.default) for name, option in declared}
         if traced:
-            steps = trace(steps, canvas, tokenizer, args.trace, args.strategy, own)
+            asked = {"question": args.infill if args.prompt is None else args.prompt}
+            steps = trace(steps, canvas, tokenizer, args.trace, args.strategy, own, **asked)
         if watched:
             steps = watch(steps, canvas, tokenizer, own, args.watch, args.explain)
         return steps

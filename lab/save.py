@@ -25,6 +25,8 @@ def save_model(model: LLaDA, folder: str | Path, dtype: torch.dtype | None = Non
     config = {name: getattr(c, name) for name in CONFIG_KEYS} | FIXED
     config |= {"n_kv_heads": c.kv_heads, "architectures": ["LLaDAModelLM"]}
     config |= {"embedding_size": c.vocab_size, "pad_token_id": c.eos_token_id}
+    if c.end_token_ids:  # of several the one that pads is the one that fills
+        config["eos_token_id"] = list(c.ends)
     tensors = {PREFIX + name: p.to("cpu", dtype or p.dtype) for name, p in model.named_parameters()}
     write_folder(folder, {"model.safetensors": tensors, "config.json": as_json(config)})
 

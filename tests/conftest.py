@@ -129,3 +129,10 @@ def saved(tmp_path_factory) -> Path:
 def checkpoint(saved, tmp_path) -> Path:
     """A copy of `saved` that the test may break."""
     return Path(shutil.copytree(saved, tmp_path / "checkpoint"))
+
+
+def edit(file, change) -> None:
+    """Change a JSON file in place."""
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
