@@ -1,13 +1,12 @@
-"""From files to a model that runs: config.json, safetensors, a LoRA adapter, tokenizer, template.
+"""From files to a model that runs: config.json, safetensors, a LoRA adapter.
 
-Weights are data: only safetensors is read (no pickle), no code from a checkpoint runs, and its
-template is rendered in a sandbox. Every problem is a ValueError of one sentence, raised before any
-weight is read where the files' headers show it.
+Weights are data: only safetensors is read (no pickle), and no code from a checkpoint runs. Every
+problem is a ValueError of one sentence, raised before any weight is read where the files' headers
+show it. Tokenizer, template and end tokens are read by checkpoint.py.
 
 Formats: LLaDA's checkpoint (arXiv 2502.09992, huggingface.co/GSAI-ML), PEFT's LoRA (2106.09685).
 """
 
-import json
 import math
 import os
 import re
@@ -19,9 +18,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from checkpoint import Tokenizer, find_file, find_folder, listed_ends, read_json, refuse
 from model import Config, Int8Linear, Linear, LLaDA
 
 PREFIX = "model.transformer."  # of every tensor name in a LLaDA checkpoint
+load_tokenizer = Tokenizer
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -44,11 +45,14 @@ def load_model(
     """
     folder, device = find_folder(source), find_device(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    config, files = load_config(folder), weight_files(folder)
+    headers = read_headers(files)
+    more = f"n_layers is {config.n_layers}, but there are only {len(headers)} tensors"
+    refuse(config.n_layers > len(headers), folder / "config.json", more)  # a million take minutes
     with torch.device("meta"):
-        model = LLaDA(load_config(folder))
+        model = LLaDA(config)
     shapes = {PREFIX + name: tuple(weight.shape) for name, weight in model.named_parameters()}
-    files = weight_files(folder)
-    check_headers(folder, files, shapes)
+    check_headers(folder, headers, shapes)
     linear = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, Linear)}
     if split:
         split(model)
@@ -64,64 +68,34 @@ def load_model(
             if name in lora:  # in float32: bfloat16 would round the sum twice
                 a, b, scale = lora[name]
                 tensor = tensor + scale * (b.to(device) @ a.to(device))
+            weight, of = tensor.to(dtype), name in lora and " with the adapter" or ""
+            if weight is not tensor or of:  # a smaller range, or a sum
+                check_finite(weight, file, f"{name}{of} in {str(dtype)[6:]}")
             name = name.removeprefix(PREFIX)
-            set_weight(model, name, tensor.to(dtype), int8 and name in linear)
+            set_weight(model, name, weight, int8 and name in linear)
     return model.eval()
 
 
-def find_folder(source: str | Path) -> Path:
-    """A folder as it is; owner/name is fetched from Hugging Face, or found in its cache."""
-    if Path(source).is_dir():
-        return Path(source)
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
-        raise ValueError(
-            f"no checkpoint at {source}: give a folder or a Hugging Face id, owner/name"
-        )
-    from huggingface_hub import snapshot_download  # half a second that a folder need not pay
-
-    try:
-        patterns = ["*.json", "*.jinja", "*.safetensors"]
-        return Path(snapshot_download(str(source), allow_patterns=patterns))
-    except Exception as error:  # the hub raises its own, the HTTP library's and the system's
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        neither = f"{source} is neither a folder here nor to be had from Hugging Face"
-        raise ValueError(f"{neither}: {reason}") from error
-
-
-def find_file(folder: Path, name: str, note: str = "") -> Path:
-    refuse(not (folder / name).is_file(), folder, f"{name} is missing{note}")
-    return folder / name
-
-
-def refuse(wrong: object, where: Path, what: str) -> None:
-    if wrong:
-        raise ValueError(f"{where}: {what}")
-
-
 def weight_files(folder: Path) -> list[Path]:
-    """The one file, or the shards that an index names."""
+    """The one file, or, without it, the shards that an index names."""
     index, names = folder / "model.safetensors.index.json", ["model.safetensors"]
-    if index.is_file():
+    if index.is_file() and not (folder / names[0]).is_file():
         shards = read_json(index).get("weight_map")
         refuse(not isinstance(shards, dict) or not shards, index, "no weight_map")
-        names = sorted(set(map(str, shards.values())))
-    for name in names:
-        refuse(Path(name).name != name, index, f"shard {name!r} is not a plain file name")
-    pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
-    note = " (only safetensors is read, never pickled weights)" if pickled else ""
-    return [find_file(folder, name, note) for name in names]
+        for name in shards.values():
+            plain = isinstance(name, str) and name and Path(name).name == name
+            refuse(not plain, index, f"shard {name!r} is not a plain file name")
+        names = sorted(set(shards.values()))
+    return [find_file(folder, name, pickled(folder)) for name in names]
 
 
-def read_json(file: Path) -> dict:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} is not readable as JSON: {error}") from None
-    refuse(type(content) is not dict, file, f"expected an object, found a {type(content).__name__}")
-    return content
+def pickled(folder: Path) -> str:
+    """A note where there are weights that are not read."""
+    there = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
+    return " (only safetensors is read, never pickled weights)" if there else ""
 
 
-CONFIG_KEYS = {field.name: field for field in fields(Config)}
+CONFIG_KEYS = {field.name: field for field in fields(Config) if field.name != "end_token_ids"}
 # Switches that model.py implements one way: a checkpoint that sets one otherwise is refused.
 FIXED = {
     "model_type": "llada", "block_type": "llama", "activation_type": "silu", "block_group_size": 1,
@@ -130,71 +104,111 @@ FIXED = {
     "attention_layer_norm": False, "weight_tying": False, "scale_logits": False, "rope": True,
     "input_emb_norm": False, "multi_query_attention": None, "clip_qkv": None,
 }  # fmt: skip
-# Keys that say nothing about inference: training, bookkeeping, settings of a switch that is off.
-IGNORED = {
-    "architectures", "auto_map", "transformers_version", "torch_dtype", "dtype", "precision",
-    "use_cache", "flash_attention", "embedding_size", "pad_token_id", "bos_token_id", "mlp_ratio",
-    "alibi_bias_max", "attention_layer_norm_with_affine", "attention_dropout", "embedding_dropout",
-    "residual_dropout", "init_device", "init_fn", "init_std", "init_cutoff_factor",
-}  # fmt: skip
+# Keys that say nothing about inference here: training, bookkeeping, settings of a switch that is
+# off, and how another library samples.
+IGNORED = set(
+    """
+    architectures auto_map transformers_version torch_dtype dtype precision use_cache
+    flash_attention embedding_size pad_token_id bos_token_id mlp_ratio alibi_bias_max
+    attention_layer_norm_with_affine attention_dropout embedding_dropout residual_dropout
+    init_device init_fn init_std init_cutoff_factor attn_implementation return_dict id2label
+    label2id problem_type tokenizer_class temperature top_k top_p typical_p max_length num_beams
+    num_beam_groups num_return_sequences length_penalty repetition_penalty
+""".split()
+)
+WHOLE = 2**24  # the largest whole number that can be meant
+RANGES = {"rope_theta": (1, 1e12), "rms_norm_eps": (1e-12, 1)}
 
 
 def load_config(source: str | Path) -> Config:
     """The shape of a checkpoint: config.json, unless model.py would compute something else."""
-    file = find_file(find_folder(source), "config.json")
-    given = read_json(file)
-    given["vocab_size"] = given.get("embedding_size") or given.get("vocab_size")
-    for key, value in given.items():
-        if key in FIXED:
-            other = f"{key} is {value!r}, but this model implements only {FIXED[key]!r}"
-            refuse(value != FIXED[key], file, other)
-        elif key not in CONFIG_KEYS and key not in IGNORED and not key.startswith("_"):
-            unknown = f"unknown key {key} = {value!r} might change the arithmetic"
-            refuse(value not in (None, False), file, unknown)
+    folder = find_folder(source)
+    file = find_file(folder, "config.json")
+    given = plain_keys(read_json(file), file)
+    listed = listed_ends(folder, "config.json") or listed_ends(folder, "generation_config.json")
+    fills = [i for i in listed if i == given.get("pad_token_id")] or listed or [None]
+    given |= {"vocab_size": given.get("embedding_size") or given.get("vocab_size")}
+    given |= {"eos_token_id": fills[0]}
     values = {key: given[key] for key in CONFIG_KEYS if given.get(key) is not None}
     for key, field in CONFIG_KEYS.items():
         refuse(field.default is MISSING and key not in values, file, f"{key} is missing")
     for key, value in values.items():
-        kind = "number" if CONFIG_KEYS[key].type is float else "whole number"
-        number = type(value) is int or (type(value) is float and kind == "number")
-        large = number and (value > 0 or key.endswith("_id"))  # ids: see below
-        refuse(not large, file, f"{key} is {value!r}, expected a {kind} above 0")
-    c = Config(**values)
+        low, high = RANGES.get(key, (-math.inf if key.endswith("_id") else 1, WHOLE))
+        number = type(value) is int or (type(value) is float and key in RANGES)
+        kind = f"number of {low} to {high}" if key in RANGES else f"whole number of 1 to {WHOLE}"
+        refuse(
+            not (number and low <= value <= high), file, f"{key} is {value!r}, expected a {kind}"
+        )
+    # the tokenizer knows more end tokens: those of generation_config.json and of the template
+    more = Tokenizer(folder).ends if (folder / "tokenizer.json").is_file() else set(listed)
+    c = Config(**values, end_token_ids=tuple(sorted(more - {values["eos_token_id"]})))
     odd = f"n_heads {c.n_heads} must divide d_model {c.d_model} into even widths"
     refuse(c.d_model % (2 * c.n_heads), file, odd)
     refuse(c.n_heads % c.kv_heads, file, f"n_kv_heads {c.kv_heads} must divide n_heads {c.n_heads}")
-    for key in ("mask_token_id", "eos_token_id"):
-        outside = f"{key} {values[key]} lies outside the vocabulary of {c.vocab_size}"
-        refuse(not 0 <= values[key] < c.vocab_size, file, outside)
+    for key, ids in {"mask_token_id": [c.mask_token_id], "eos_token_id": c.ends}.items():
+        outside = f"lies outside the vocabulary of {c.vocab_size}"
+        for i in ids:
+            refuse(not 0 <= i < c.vocab_size, file, f"{key} {i} {outside}")
+    both = f"mask_token_id {c.mask_token_id} is an end token, too"
+    refuse(c.mask_token_id in c.ends, file, both)
     return c
+
+
+def plain_keys(given: dict, file: Path) -> dict:
+    """The content of a config.json, of which no key asks for anything that model.py leaves out."""
+    kind, name = given.get("model_type", "llada"), given.get("architectures")
+    foreign = f"this is a checkpoint of {kind!r} ({name}), but this model implements only 'llada'"
+    refuse(kind != "llada", file, foreign)
+    rope = given.get("rope_parameters")  # where newer files have rope_theta
+    if isinstance(rope, dict) and rope.get("rope_type", "default") == "default":
+        rope = {key: value for key, value in rope.items() if key != "rope_type"}
+        twice = f"rope_parameters {rope} contradict rope_theta {given.get('rope_theta')}"
+        refuse(any(given.get(key, value) != value for key, value in rope.items()), file, twice)
+        given = {key: value for key, value in given.items() if key != "rope_parameters"} | rope
+    for key, value in given.items():
+        if key in FIXED:
+            other = f"{key} is {value!r}, but this model implements only {FIXED[key]!r}"
+            refuse(value != FIXED[key] and (value or FIXED[key]), file, other)
+        elif key not in CONFIG_KEYS and key not in IGNORED and not key.startswith("_"):
+            refuse(value, file, f"unknown key {key} = {value!r} might change the arithmetic")
+    return given
 
 
 def open_tensors(file: Path, device: str | torch.device = "cpu") -> safe_open:
     try:
         return safe_open(file, framework="pt", device=str(device))
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is truncated or not a safetensors file: {error}") from None
+        refuse(True, file, f"is truncated or not a safetensors file: {error}")
 
 
-def check_headers(folder: Path, files: list[Path], shapes: dict[str, tuple]) -> None:
-    """Compare names, shapes and types with the model's, from the files' headers alone."""
-    seen: dict[str, str] = {}
+FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
+
+
+def read_headers(files: list[Path]) -> dict[str, tuple[Path, tuple[int, ...]]]:
+    """{tensor: (file, shape)}, from the files' headers alone; ValueError for types not read."""
+    found: dict[str, tuple[Path, tuple[int, ...]]] = {}
     for file in files:
         with open_tensors(file) as tensors:
             for name in tensors.keys():
-                both = f"both in {seen.get(name)} and in {file.name}"
-                refuse(name in seen, folder, f"tensor {name} is {both}")
-                strange = f"unexpected tensor {name}, which this model does not have"
-                refuse(name not in shapes, file, strange)
-                seen[name], header, planned = file.name, tensors.get_slice(name), shapes[name]
-                other = f"has shape {header.get_shape()}, config.json implies {list(planned)}"
-                refuse(tuple(header.get_shape()) != planned, file, f"tensor {name} {other}")
-                kind = f"{header.get_dtype()}, expected floating-point weights"
-                floats = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
-                refuse(header.get_dtype() not in floats, file, f"tensor {name} is {kind}")
-    if missing := [name for name in shapes if name not in seen]:
-        count = f"({len(missing)} of {len(shapes)} are)"
-        raise ValueError(f"{folder}: tensor {missing[0]} is missing {count}")
+                both = f"both in {found[name][0].name} and in {file.name}" if name in found else ""
+                refuse(both, file.parent, f"tensor {name} is {both}")
+                header = tensors.get_slice(name)
+                kind = f"{header.get_dtype()}, expected one of {', '.join(FLOATS)}"
+                refuse(header.get_dtype() not in FLOATS, file, f"tensor {name} is {kind}")
+                found[name] = file, tuple(header.get_shape())
+    return found
+
+
+def check_headers(folder: Path, headers: dict, shapes: dict[str, tuple]) -> None:
+    """Compare names and shapes with the model's."""
+    for name, (file, shape) in headers.items():
+        strange = f"unexpected tensor {name}, which this model does not have"
+        refuse(name not in shapes, file, strange)
+        other = f"has shape {list(shape)}, config.json implies {list(shapes[name])}"
+        refuse(shape != shapes[name], file, f"tensor {name} {other}")
+    missing = [name for name in shapes if name not in headers]
+    count = f"({len(missing)} of {len(shapes)} are)"
+    refuse(missing, folder, f"tensor {missing[0] if missing else ''} is missing {count}")
 
 
 def read_tensors(file: Path, device: str | torch.device) -> Iterator[tuple[str, Tensor]]:
@@ -205,10 +219,14 @@ def read_tensors(file: Path, device: str | torch.device) -> Iterator[tuple[str, 
         # opened anew for each: what was read of a file stays in memory until it is closed
         with open_tensors(file, device) as tensors:
             tensor = tensors.get_tensor(name)
-        # NaN is the least and the largest; looking at every number takes 15 times as long
-        ends = torch.stack(tensor.aminmax()) if tensor.numel() else tensor
-        refuse(not ends.isfinite().all(), file, f"tensor {name} holds NaN or infinity")
+        check_finite(tensor, file, name)
         yield name, tensor
+
+
+def check_finite(tensor: Tensor, file: Path, name: str) -> None:
+    # NaN is the least and the largest; looking at every number takes 15 times as long
+    ends = torch.stack(tensor.aminmax()) if tensor.numel() else tensor
+    refuse(not ends.isfinite().all(), file, f"tensor {name} holds NaN or infinity")
 
 
 def set_weight(model: LLaDA, name: str, tensor: Tensor, int8: bool) -> None:
@@ -228,10 +246,16 @@ def parts_of(weight: torch.nn.Parameter) -> int:
     return weight.device_mesh.size() if hasattr(weight, "device_mesh") else 1
 
 
-UNSUPPORTED = (
-    "bias", "use_dora", "fan_in_fan_out", "lora_bias", "modules_to_save", "rank_pattern",
-    "alpha_pattern", "layer_replication",
-)  # fmt: skip
+# Keys of an adapter that say nothing about inference, or are read below.
+LORA_KEYS = set(
+    """
+    peft_type r lora_alpha use_rslora bias init_lora_weights task_type auto_mapping peft_version
+    base_model_name_or_path revision inference_mode target_modules exclude_modules lora_dropout
+    layers_to_transform layers_pattern megatron_core eva_config qalora_group_size
+""".split()
+)
+# How A and B began. Any other way has changed the weights to which they are added.
+PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 def read_adapter(folder: Path, shapes: dict[str, tuple]) -> dict[str, tuple[Tensor, Tensor, float]]:
@@ -242,27 +266,40 @@ def read_adapter(folder: Path, shapes: dict[str, tuple]) -> dict[str, tuple[Tens
     file = find_file(folder, "adapter_config.json")
     config = read_json(file)
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    numbers = type(rank) is int and rank > 0 and type(alpha) in (int, float)
-    lora = numbers and config.get("peft_type") == "LORA"
-    refuse(not lora, file, "expected a LoRA adapter with a rank r and lora_alpha")
-    for key in UNSUPPORTED:
-        value = config.get(key) or "none"
-        refuse(value != "none", file, f"{key} = {value!r} is not supported")
+    numbers = type(rank) is int and type(alpha) in (int, float)
+    lora = numbers and 0 < rank <= WHOLE and 0 < alpha <= WHOLE
+    lora = lora and config.get("peft_type") == "LORA"
+    refuse(not lora, file, "expected a LoRA adapter with a rank r and lora_alpha, above 0")
+    for key, value in config.items():
+        refuse(value and key not in LORA_KEYS, file, f"{key} = {value!r} is not supported")
+    for key, known in {"bias": ("none", None), "init_lora_weights": PLAIN_STARTS}.items():
+        value = config.get(key)
+        refuse(value not in known, file, f"{key} = {value!r} is not supported")
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    file = find_file(folder, "adapter_model.safetensors")
+    file = find_file(folder, "adapter_model.safetensors", pickled(folder))
     halves: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in read_tensors(file, "cpu"):
-        match = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", name)
-        target, half = (f"{match[1]}.weight", match[2]) if match else ("", "")
-        matrix = len(shapes.get(target, ())) == 2
-        refuse(not matrix, file, f"tensor {name} belongs to no weight of this model")
-        (width_out, width_in), shape = shapes[target], list(tensor.shape)
-        expected = [rank, width_in] if half == "A" else [width_out, rank]
-        refuse(shape != expected, file, f"tensor {name} has shape {shape}, expected {expected}")
-        halves.setdefault(target, {})[half] = tensor.float()
+    for name, (_, shape) in read_headers([file]).items():
+        target, half = adapted(name)
+        state = " (a saved state of training: save_pretrained writes an adapter)"
+        strange = f"tensor {name} belongs to no weight of this model{state * ('.default' in name)}"
+        refuse(len(shapes.get(target, ())) != 2, file, strange)
+        width_out, width_in = shapes[target]
+        expected = (rank, width_in) if half == "A" else (width_out, rank)
+        other = f"has shape {list(shape)}, expected {list(expected)}"
+        refuse(shape != expected, file, f"tensor {name} {other}")
+        halves.setdefault(target, {})[half] = torch.empty(0)
     whole = halves and all(len(pair) == 2 for pair in halves.values())
     refuse(not whole, file, "every adapted weight needs both lora_A and lora_B")
+    for name, tensor in read_tensors(file, "cpu"):
+        target, half = adapted(name)
+        halves[target][half] = tensor.float()
     return {target: (pair["A"], pair["B"], scale) for target, pair in halves.items()}
+
+
+def adapted(name: str) -> tuple[str, str]:
+    """The weight to which a tensor of an adapter belongs, and which half it is: A or B."""
+    match = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", name)
+    return (f"{match[1]}.weight", match[2]) if match else ("", "")
 
 
 def find_device(name: str | torch.device | None) -> torch.device:
@@ -297,54 +334,3 @@ def free_memory(device: torch.device) -> float:
     if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):  # on a Mac
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return math.inf
-
-
-class Tokenizer:
-    """tokenizer.json and the chat template of a checkpoint: a folder or a Hugging Face id."""
-
-    def __init__(self, source: str | Path):
-        from tokenizers import Tokenizer as Encoder
-
-        folder = find_folder(source)
-        file = find_file(folder, "tokenizer.json")
-        try:
-            self.encoder = Encoder.from_file(str(file))
-        except Exception as error:  # the library raises a bare Exception
-            raise ValueError(f"{file} is not a tokenizer: {error}") from None
-        file, newer = folder / "tokenizer_config.json", folder / "chat_template.jinja"
-        settings = read_json(file) if file.is_file() else {}
-        template = settings.get("chat_template")
-        if isinstance(template, list):  # several
-            template = {t.get("name"): t.get("template") for t in template}.get("default")
-        self.template = newer.read_text(encoding="utf-8") if newer.is_file() else template
-        # bos_token and its like, to which templates refer: strings or {"content": ...}
-        tokens = {key: token for key, token in settings.items() if key.endswith("_token") and token}
-        self.names = {k: t["content"] if isinstance(t, dict) else t for k, t in tokens.items()}
-
-    def encode(self, text: str) -> list[int]:
-        """Text as it stands: nothing is added in front or behind."""
-        return self.encoder.encode(text, add_special_tokens=False).ids
-
-    def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
-        """Put [{"role": ..., "content": ...}, ...] through the template, up to where it answers."""
-        from jinja2 import TemplateError, sandbox
-
-        def raise_exception(message: str):
-            raise ValueError(f"the checkpoint's chat template refuses these messages: {message}")
-
-        if not self.template:
-            raise ValueError("this checkpoint has no chat template: give the prompt as raw text")
-        jinja = sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        jinja.globals["raise_exception"] = raise_exception
-        given = self.names | {"messages": messages, "add_generation_prompt": True}
-        try:
-            text = jinja.from_string(self.template).render(given)
-        except TemplateError as error:
-            raise ValueError(f"the checkpoint's chat template fails: {error}") from None
-        return self.encode(text)
-
-    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        return self.encoder.decode(ids, skip_special_tokens)
-
-
-load_tokenizer = Tokenizer

@@ -37,11 +37,17 @@ class Config:
     mlp_hidden_size: int
     vocab_size: int  # rows of the embedding: config.json's embedding_size where that is larger
     mask_token_id: int
-    eos_token_id: int
+    eos_token_id: int  # of several end tokens the one that fills what is left of an answer
     n_kv_heads: int | None = None  # None: as many as n_heads (multi-head attention)
     max_sequence_length: int = 4096
     rope_theta: float = 500000.0
     rms_norm_eps: float = 1e-5
+    end_token_ids: tuple[int, ...] = ()  # the others
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end an answer."""
+        return (self.eos_token_id, *self.end_token_ids)
 
     @property
     def kv_heads(self) -> int:

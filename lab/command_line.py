@@ -208,6 +208,12 @@ def are_there(*folders: Path | None) -> bool:
     return all(folder.is_dir() and any(folder.iterdir()) for folder in folders if folder)
 
 
+def train_it(folder: Path) -> str:
+    """What a message says about embedded weights that are not there."""
+    kind = folder.name.removeprefix(TINY.name).replace("-", " ")  # of "tiny-ar" " ar"
+    return f"train it by python -m lab.train{kind} --out weights/{folder.name}"
+
+
 def load_guide(strategy: str, guide: str | None = None, device=None, dtype=None) -> dict:
     """The setting `guide` of a strategy that has one: a folder, an id or the embedded model."""
     theirs = guide or guide_for(strategy)
@@ -222,13 +228,13 @@ def find_model(args: Namespace) -> tuple:
         given = getattr(args, "guide", None)
         if not given and not are_there(guide):
             needs = f"{args.strategy} needs a guide: give --guide"
-            raise ValueError(f"{needs}, or train one by python -m lab.train ar")
+            raise ValueError(f"{needs}, or {train_it(made_for('ar')[0])}")
         load_config(given or guide)  # is it there? Better asked before the model is loaded
     if args.model is None:
         model, adapter = made_for(args.strategy)
-        if not are_there(model, adapter):
-            needs = f"{args.strategy} needs weights of its own: give --model"
-            raise ValueError(f"{needs}, or train them by python -m lab.train {args.strategy}")
+        if missing := [folder for folder in (model, adapter) if not are_there(folder)]:
+            needs = f"{args.strategy} needs weights: give --model"
+            raise ValueError(f"{needs}, or {train_it(missing[0])}")
         args.model, args.adapter = model, args.adapter or adapter
     if str(args.model).startswith("oracle:"):
         for name in ("adapter", "device", "dtype", "int8", "raw"):
@@ -347,7 +353,7 @@ def single(args: Namespace, settings: dict) -> Callable[[], None]:
     observe = observer(args, strategy)
     text, holes = args.prompt, None
     if text == "-":
-        text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+        text = args.prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
     if text is not None:
         whole_text(text, "prompt")
     elif args.infill is None:
@@ -387,7 +393,8 @@ def observer(args: Namespace, strategy: Strategy) -> Callable:
         declared = options(STRATEGIES[args.strategy]).items()
         own = {name: getattr(args, name, option.default) for name, option in declared}
         if traced:
-            steps = trace(steps, canvas, tokenizer, args.trace, args.strategy, own)
+            asked = {"question": args.infill if args.prompt is None else args.prompt}
+            steps = trace(steps, canvas, tokenizer, args.trace, args.strategy, own, **asked)
         if watched:
             steps = watch(steps, canvas, tokenizer, own, args.watch, args.explain)
         return steps

@@ -38,7 +38,7 @@ from lab.command_line import (
     read_value,
     use_threads,
 )
-from lab.files import write
+from lab.files import replacing, write
 from lab.report import about, table
 from lab.tasks import TASKS, Problem, check, problems
 from load_weights import DTYPES, load_model, load_tokenizer
@@ -492,9 +492,9 @@ def plot(file: str, points: list[tuple[Contender, dict[str, float]]]) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    temporary = Path(file).with_stem(Path(file).stem + ".part")
-    figure.savefig(temporary, metadata={"Date": None} if file.endswith(".svg") else None)
-    temporary.replace(file)
+    how = {"format": file[-3:], "metadata": {"Date": None} if file.endswith(".svg") else None}
+    with replacing(file) as place:
+        figure.savefig(place, **how)
 
 
 @torch.inference_mode()

@@ -19,9 +19,9 @@ from lab.watch import Observer
 from load_weights import load_model, load_tokenizer
 
 FOLDER = Path(__file__).parent.parent / "docs" / "gallery"
-PROMPT = (
-    "Tom has 12 boxes of 9 apples each. He buys 17 more and gives away 38. Then he eats 3 apples. "
-    "How many apples does Tom have?"
+PROMPT = (  # held out from the training of the embedded model
+    "Ann had 6 shelves with 2 leaves each and got 26 more leaves. After that, she got 4 more "
+    "leaves. After that, Ann gave 8 of them to her uncle. How many leaves does Ann have?"
 )
 RUNS = {"fast-dllm": ["--cache", "dual", "--threshold", "0.9"], "llada": ["--steps", "32"]}
 NAMES = ("chromium", "chromium-browser", "google-chrome")

@@ -8,7 +8,6 @@ place.
 import contextlib
 import io
 import math
-import os
 import platform
 import re
 import shlex
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from lab.files import write
+from lab.files import replacing, write
 
 MEASURED = re.compile(
     r"(?ms)^    python -m lab\.bench ([^\n]+)\n\n<!-- measured -->\n(.*?)<!-- end -->$"
@@ -76,9 +75,8 @@ def processor() -> str:
 
 def replace_file(file: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    temporary = file.with_name(file.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    with replacing(file) as place:
+        place.write_text(text, encoding="utf-8")
 
 
 def remeasure(files: list[Path], only: str, run: Callable[[list[str]], None]) -> None:

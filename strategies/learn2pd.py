@@ -19,7 +19,8 @@ FILTER_PARTS = ("hidden.weight", "hidden.bias", "out.weight", "out.bias")
 def load_filter(source: str | Path) -> list[Tensor]:
     """The FILTER_PARTS, float32 [L, L], [L], [L, L], [L], for blocks of L tokens."""
     if not Path(source).is_file():
-        raise ValueError(f"there is no filter {source}: train one by python -m lab.train filter")
+        made = f"train one by python -m lab.train filter --out {source}"
+        raise ValueError(f"there is no filter {source}: {made}")
     parts = dict(read_tensors(Path(source), "cpu"))
     shapes = [tuple(parts[name].shape) for name in FILTER_PARTS if name in parts]
     L = shapes[0][0] if shapes and shapes[0] else 0

@@ -5,6 +5,7 @@ import math
 import shutil
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,18 @@ def model() -> LLaDA:
     return random_model(0)
 
 
+@contextmanager
+def full_disk(size: int):
+    """No file can grow beyond so many bytes: what a full disk does, with another number."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz 123456789.?"  # ids 0 to 37
 LORA = f"base_model.model.{PREFIX}{{}}.lora_{{}}.weight".format
 TEMPLATE = "{% for message in messages %}{{ message['content'] | trim }}?{% endfor %} "
@@ -116,3 +129,10 @@ def saved(tmp_path_factory) -> Path:
 def checkpoint(saved, tmp_path) -> Path:
     """A copy of `saved` that the test may break."""
     return Path(shutil.copytree(saved, tmp_path / "checkpoint"))
+
+
+def edit(file, change) -> None:
+    """Change a JSON file in place."""
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))

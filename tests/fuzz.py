@@ -60,17 +60,39 @@ def limit(seconds: float):
 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-    faulthandler.dump_traceback_later(5 * seconds, exit=True)
+    stderr = os.dup(2)  # which a try may turn away
+    faulthandler.dump_traceback_later(5 * seconds, exit=True, file=stderr)
     try:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+        os.close(stderr)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 
+@contextlib.contextmanager
+def printed():
+    """A function that says what has been printed to stderr, also by libraries that do so past Python."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lambda: os.pread(2, 10_000, 0).decode(errors="replace")
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
 def outcome(work: Callable[[], str | None]) -> str:
-    """How a piece of work ends. It returns what is wrong with its answer, if anything is."""
+    """How a piece of work ends. It returns what is wrong with its answer, if anything is, and prints nothing."""
+    with printed() as stderr:
+        end = how_it_ends(work)
+        return f"printed {stderr()[:300]!r}, {end}" if stderr() else end
+
+
+def how_it_ends(work: Callable[[], str | None]) -> str:
     try:
         return work() or ANSWERED
     except (ValueError, StepLimit) as error:
@@ -101,7 +123,10 @@ def unlike_one_line(message: str) -> str | None:
 def checkpoints(rng: random.Random, folder: Path) -> tuple[str, str]:
     """A checkpoint and an adapter of random weights, of which one to three files are damaged: load all, ask once, read the answer."""
     shutil.copytree(whole_checkpoint(), folder, dirs_exist_ok=True)
-    done = [rng.choice(DAMAGES)(rng, folder) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
+    done = []
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        with contextlib.suppress(OSError):  # a file that an earlier damage has taken away
+            done.append(rng.choice(DAMAGES)(rng, folder))
     with_adapter = rng.random() < 0.5 or any("adapter" in text for text in done)
 
     def work():
@@ -164,7 +189,6 @@ def damage_bytes(rng: random.Random, folder: Path) -> str:
         return f"{name}: {how}"
     if how == "flip":
         for _ in range(rng.choice((1, 1, 8))):
-            data[rng.randrange(len(data)) if data else 0 : 0] = b""
             at = rng.randrange(min(len(data), rng.choice((64, 10**9))) or 1)
             data[at : at + 1] = bytes([data[at] ^ (1 << rng.randrange(8))]) if data else b""
     else:
@@ -225,7 +249,7 @@ def damage_text(rng: random.Random, folder: Path) -> str:
 
 
 TEMPLATES = [
-    "{% for", "{{ raise_exception('no\n\x1b[31m') }}", "{{ 'a' * 10**10 }}", "{{ 10**10**10 }}", "{{ 'a'|center(10**10) }}",
+    "{% for", "{{ raise_exception('no\n\x1b[31m') }}", "{{ 'a' * 10**10 }}", "{{ 10**(10**10) }}", "{{ 'a'|center(10**10) }}",
     "{% for i in range(10**9) %}a{% endfor %}", "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
     "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "{{ messages[5].content }}", "{{ messages.nothing.at.all }}", "{{ 1 / 0 }}",
     "{{ messages + 1 }}", "{{ {}['a'] }}", "{{ 'a' + 1 }}", "{{ ''.__class__.__mro__ }}", "{{ messages | tojson }}", "{{ 'a' | nothing }}",
@@ -325,7 +349,29 @@ def damage_index(rng: random.Random, folder: Path) -> str:
     return "index: none"
 
 
+def mild(rng: random.Random, folder: Path) -> str:
+    """What is no damage at all, so that what comes after the checks is tried, too."""
+    changes = (
+        ("config.json", "rms_norm_eps", rng.choice((1e-6, 1, 0.1))),
+        ("config.json", "rope_theta", rng.choice((1, 2, 10000, 1e12))),
+        ("config.json", "eos_token_id", [EOS, rng.randrange(EOS)]),
+        ("config.json", "max_sequence_length", rng.choice((1, 16, 20, 2**24))),
+        ("config.json", rng.choice(("id2label", "top_k", "return_dict", "_comment")), rng.choice(ODD[:12])),
+        ("generation_config.json", "eos_token_id", [rng.randrange(EOS), EOS]),
+        ("tokenizer.json", "truncation", {"max_length": rng.randrange(9), "strategy": "LongestFirst", "stride": 0, "direction": "Right"}),
+        ("tokenizer_config.json", "chat_template", "{{ messages[0].content }}" + rng.choice(("<eos>", "a", "<mask>", " "))),
+        ("adapter/adapter_config.json", "lora_alpha", rng.choice((1, 1e-30, 1e6, 0.5))),
+    )
+    name, key, value = rng.choice(changes)
+    with contextlib.suppress(ValueError, RecursionError):
+        content = json.loads((folder / name).read_text())
+        if isinstance(content, dict):
+            (folder / name).write_text(json.dumps(content | {key: value}))
+    return f"{name}: mildly, {key} {value!r}"
+
+
 DAMAGES = (
+    mild, mild, mild, mild,
     damage_bytes, damage_json, damage_json, damage_json, damage_text, damage_template, damage_header, damage_numbers, damage_index,
 )  # fmt: skip
 

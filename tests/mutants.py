@@ -268,9 +268,36 @@ scores: bfloat16 is not widened
 weights: an adapter of rsLoRA has LoRA's scale
     math.sqrt(rank) if config.get("use_rslora") else rank  =>  rank
 weights: a key that nobody knows is ignored
-    value not in (None, False)  =>  value is True
-weights: the chat template does not ask for an answer
-    "add_generation_prompt": True  =>  "add_generation_prompt": False
+    refuse(value, file, f"unknown key  =>  refuse(value is True, file, f"unknown key
+weights: an adapter's key that nobody knows is ignored
+    refuse(value and key not in LORA_KEYS  =>  refuse(value is True and key not in LORA_KEYS
+weights: an index goes before the single file
+    if index.is_file() and not (folder / names[0]).is_file():  =>  if index.is_file():
+weights: of several end tokens the first fills
+    i == given.get("pad_token_id")  =>  False
+weights: what overflows in the dtype of the model is not seen
+    if weight is not tensor or of:  =>  if False:
+
+
+@ checkpoint.py: test_checkpoint.py test_load_weights.py
+checkpoint: the chat template does not ask for an answer
+    self.render(messages, True)  =>  self.render(messages, False)
+checkpoint: a prompt is cut where the tokenizer's file says so
+    self.encoder.no_truncation()  =>  pass
+checkpoint: JSON in a template is made for HTML
+    jinja.filters["tojson"] = tojson  =>  pass
+checkpoint: the older file's special tokens win
+    in ("special_tokens_map.json", "tokenizer_config.json")  =>  in ("tokenizer_config.json", "special_tokens_map.json")
+checkpoint: the end of a turn is any token in it
+    behind.lstrip().startswith(t.content)  =>  t.content in behind
+checkpoint: NaN is a number
+    parse_constant=no_number  =>  parse_constant=float
+checkpoint: an end of turn is shown
+    if i not in self.ends  =>  if i >= 0
+checkpoint: a limit on memory stays
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))  =>  pass
+checkpoint: a file's control characters reach the terminal
+    c if c.isprintable() else "\ufffd"  =>  c
 
 
 @ compiled.py: test_compiled.py

@@ -115,7 +115,7 @@ def test_a_guide_is_a_second_model(saved, capsys, monkeypatch, tmp_path):
     assert run(capsys, *command, "--strategy", "guided", "--guide", saved, "--top", "1")[::2] == (alone, 0)
     monkeypatch.setattr(command_line, "guide_for", lambda strategy: tmp_path if strategy in ("apd", "guided") else None)
     monkeypatch.setattr(command_line, "load_model", None)
-    needs = "needs a guide: give --guide, or train one by python -m lab.train ar"
+    needs = "needs a guide: give --guide, or train it by python -m lab.train ar --out weights/tiny-ar"
     assert run(capsys, *command, "--strategy", "apd") == ("", f"dllm.py: apd {needs}\n", 2)
     _, err, code = run(capsys, *command, "--strategy", "llada", "--guide", saved)
     assert (err, code) == ("dllm.py: strategy llada has no setting guide: that is a setting of apd, guided\n", 2)

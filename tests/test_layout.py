@@ -74,7 +74,8 @@ def layer(module: str) -> str:
 ALLOWED = {
     "model": set(),
     "kernels": set(),
-    "load_weights": {"model"},
+    "checkpoint": set(),
+    "load_weights": {"model", "checkpoint"},
     "compiled": {"model", "kernels"},
     "strategies": {"strategies", "model", "kernels", "load_weights"},
     "dllm": {"strategies", "compiled", "load_weights", "model", "kernels"},
