@@ -70,6 +70,37 @@ def append(file: FileIO, line: bytes) -> None:
         raise
 
 
+def sweep(folder: str | Path) -> None:
+    """Remove what writers that were killed have left in a folder that nobody else writes to."""
+    for left in Path(folder).glob(f"{UNFINISHED}*"):
+        left.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Keep a file or folder that is there from other runs; ValueError if one of them has it.
+
+    Where there are no such locks (Windows, some network drives) all may write.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    file = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise ValueError(f"{path} is in use: another run writes to it") from None
+    except OSError:  # not there
+        pass
+    try:
+        yield
+    finally:
+        os.close(file)
+
+
 def json_object(line: str | bytes) -> dict | None:
     """The object that a line of JSON is; None if it is none. NaN and infinity are no JSON."""
     try:

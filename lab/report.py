@@ -12,12 +12,12 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
-from lab.files import replacing
+from lab.files import replacing, write
 
 MEASURED = re.compile(
     r"(?ms)^    python -m lab\.bench ([^\n]+)\n\n<!-- measured -->\n(.*?)<!-- end -->$"
@@ -34,6 +34,20 @@ def table(rows: list[dict[str, str | float]]) -> str:
         cells = [first.ljust(widths[0]), *map(str.rjust, figures, widths[1:])]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def show(rows: Iterable[dict[str, str | float]]) -> None:
+    """Print a table of the rows that come; after Ctrl-C, of those that came before it."""
+    found, stopped = [], None
+    try:
+        for row in rows:
+            found.append(row)
+    except KeyboardInterrupt as error:
+        stopped = error
+    if found:
+        write(table(found), "table")
+    if stopped:
+        raise stopped
 
 
 def short(value: str | float) -> str:

@@ -3,14 +3,14 @@
 from torch import Tensor
 
 from kernels import Scores
-from strategies import Strategy, Window, has, named
+from strategies import Strategy, Sure, Window, has, named
 from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import serial
 
 
 @named("editing")
 def editing(
-    threshold: float = 0.95, edit_threshold: float = 0.9, cache: CacheSetting = "prefix"
+    threshold: Sure = 0.95, edit_threshold: Sure = 0.9, cache: CacheSetting = "prefix"
 ) -> Strategy:
     """Token editing (LLaDA 2.1, arXiv 2602.08676): a written token is replaced when the model has
     come to prefer another, until its block is full.

@@ -5,13 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import Scores
-from strategies import Strategy, Window, named, rank, require
+from strategies import Strategy, Sure, Window, named, rank, require
 from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import serial
 
 
 @named("hierarchy")
-def hierarchy(high: float = 0.9, low: float = 0.62, cache: CacheSetting = "vicinity") -> Strategy:
+def hierarchy(high: Sure = 0.9, low: Sure = 0.62, cache: CacheSetting = "vicinity") -> Strategy:
     """Hierarchical decoding (dInfer, arXiv 2510.08666): one token in every run of masks, so that
     what is written together stands apart.
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from kernels import Scores
 from model import Pass
-from strategies import Strategy, Window, named, require
+from strategies import Strategy, Sure, Window, named, require
 from strategies.fast_dllm import CacheSetting, cached, threshold_rule
 from strategies.llada import serial
 
@@ -33,7 +33,7 @@ class Smoothing:
 
 @named("smoothing")
 def smoothing(
-    threshold: float = 0.9,
+    threshold: Sure = 0.9,
     weight: float = 0.15,
     growth: float = 0.02,
     max_weight: float = 0.3,
