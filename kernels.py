@@ -63,7 +63,6 @@ def gumbel(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
     Gumbel variate. Drawn in float64, as LLaDA does: with 24 bits the tail that wins is cut off.
     """
     wide = torch.float32 if logits.device.type == "mps" else torch.float64  # MPS has no float64
-    waiting = torch.empty(logits.shape, device=logits.device, dtype=wide).exponential_(
-        generator=generator
-    )
+    waiting = torch.empty(logits.shape, device=logits.device, dtype=wide)
+    waiting.exponential_(generator=generator)
     return (-temperature * waiting.log()).float()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lab.train import Batch, Network, score
 from model import LLaDA, Pass
+from strategies import Share
 from strategies.d2f import block_mask
 
 
@@ -19,9 +20,9 @@ from strategies.d2f import block_mask
 class Settings(Network):
     """The twin."""
 
-    out: str = "weights/tiny-ar"
+    out: str = "runs/tiny-ar/weights"
     run: str = "runs/tiny-ar"
-    tails: float = 0.0  # decoding ends at the first EOS, and nothing behind it is ever looked at
+    tails: Share = 0.0  # decoding ends at the first EOS, and nothing behind it is ever looked at
 
     def loss(self, step: int, model: LLaDA, batch: Batch, rng) -> tuple[Tensor, Tensor]:
         """Predict every answer token from the tokens before it."""

@@ -5,18 +5,25 @@ to quote is the ratio.
 """
 
 import argparse
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from dllm import generate
+if not __package__:  # started by its path, from any folder: python lab/bench.py
+    sys.path[0] = str(Path(__file__).parent.parent)
+
+import torch
+
+from dllm import Settings, StepLimit, generate
 from lab import parallel
-from lab.command_line import Parser, has_weights
-from lab.compare import compare, delayed
+from lab.command_line import Parser
+from lab.compare import compare, delayed, ready
+from lab.files import write
 from lab.oracle import LANGUAGES, Oracle
-from lab.report import remeasure, table
+from lab.report import remeasure, show
 from lab.speed import CACHES, SHAPES, speed
-from load_weights import DTYPES
-from strategies import STRATEGIES
+from load_weights import DTYPES, check_memory
+from strategies import options
 
 RULES = {
     "all at once": ("llada", {"steps": 1}),
@@ -32,18 +39,23 @@ RULES = {
 def oracle(args: argparse.Namespace) -> None:
     """How often each rule, sampling, writes a string of a language, beside theory of one step."""
     oracles = {name: Oracle(f"{name}-{args.length}") for name in LANGUAGES}
-    print(f"{args.limit} runs each, length {args.length}, temperature 1; in brackets, forwards.\n")
+    cells = max(exact.strings.numel() for exact in oracles.values())
+    check_memory(f"{args.limit} runs at once", args.limit * cells * 12, Oracle.device)
+    asked = f"{args.limit} runs each, length {args.length}, temperature 1; in brackets, forwards."
+    write(f"{asked}\n", "table")
+    show(measured(name, exact, args) for name, exact in oracles.items())
+
+
+def measured(name: str, exact: Oracle, args: argparse.Namespace) -> dict[str, str]:
+    """A language's line of the table."""
     common = {"gen_length": args.length, "block_length": args.length, "temperature": 1.0}
-    rows = []
-    for name, exact in oracles.items():
-        row = {"": name, "theory, at once": f"{exact.one_step_validity():.1%}"}
-        for rule, (strategy, own) in RULES.items():
-            prompts = [exact.encode_chat([])] * args.limit
-            result = generate(exact, prompts, strategy, **own, **common, seed=args.seed)
-            valid = exact.contains(result.tokens[:, 1:]).float().mean()
-            row[rule] = f"{valid:.1%} ({sum(result.forwards) / args.limit:.1f})"
-        rows.append(row)
-    print(table(rows))
+    row = {"": name, "theory, at once": f"{exact.one_step_validity():.1%}"}
+    for rule, (strategy, own) in RULES.items():
+        prompts = [exact.encode_chat([])] * args.limit
+        result = generate(exact, prompts, strategy, **own, **common, seed=args.seed)
+        valid = exact.contains(result.tokens[:, 1:]).float().mean()
+        row[rule] = f"{valid:.1%} ({sum(result.forwards) / args.limit:.1f})"
+    return row
 
 
 # --- the command line ----------------------------------------------------------------------------
@@ -85,12 +97,14 @@ PROBLEMS = DEVICE | {
     "--seed": flag("of the problems, default 1234", 1234, type=int),
     "--batch-size": number(1),
 }
-READY = ",".join(name for name in STRATEGIES if has_weights(name))
 COMMANDS = {
     compare: PROBLEMS
     | {
-        "--strategies": flag("as fast-dllm:cache=dual:threshold=0.8 (default all)", READY),
+        "--strategies": flag("as fast-dllm:cache=dual or d2f:adapter=none (default all)", ready()),
+        "--eos": flag("of all: %(choices)s, or own, each as it is meant (default stop)", "stop")
+        | {"choices": (*options(Settings)["eos"].choices, "own"), "metavar": None},
         "--sweep": {"action": "store_true", "help": "each at several values of its main setting"},
+        "--paired": {"action": "store_true", "help": "count where each differs from the first"},
         "--plot": flag("draw accuracy against tokens per forward, .png or .svg"),
         "--limit": number(100),
         "--json": {"action": "store_true", "help": "print the figures as JSON"},
@@ -137,8 +151,10 @@ def main(arguments: list[str] | None = None) -> None:
             if shared and run is not compare:
                 raise ValueError(f"{run.__name__} works in one process only, unlike compare")
             run(args)
-        except ValueError as error:
+        except (ValueError, StepLimit, OSError, torch.OutOfMemoryError) as error:
             parser.error(str(error))
+        except KeyboardInterrupt:
+            parser.exit(130, "lab.bench: stopped; a table holds what was done till then\n")
 
 
 if __name__ == "__main__":

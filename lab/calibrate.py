@@ -25,6 +25,7 @@ from tqdm import tqdm
 from dllm import Step, decode
 from lab.command_line import TINY, Parser, use_threads
 from lab.compare import encode
+from lab.files import write
 from lab.report import replace_file
 from lab.tasks import problems
 from load_weights import load_model, load_tokenizer
@@ -134,7 +135,7 @@ def calibrate(args: argparse.Namespace) -> None:
     if args.layers:
         skip, share = search(model, states, args.layers)
         print(f"{share:.1%} of the tokens without the layers:", file=sys.stderr)
-        return print(",".join(map(str, skip)))
+        return write(",".join(map(str, skip)), "list")
     graph = choose(seen, args.nodes)
     replace_file(out, json.dumps(graph) + "\n")
     print(f"wrote {args.out}: {graph}", file=sys.stderr)
@@ -152,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     try:
         calibrate(args)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
 
 

@@ -5,24 +5,27 @@ and exit code 2, before any work. The flags of settings are made from their decl
 what looks at a decode, and every other way to ask, is imported only when its flag asks for it.
 """
 
+import difflib
 import inspect
 import json
 import os
 import re
 import sys
-from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
-from collections.abc import Callable
+from argparse import PARSER, SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import torch
 
+from checks import brief
 from dllm import DEFAULT, Settings, StepLimit, check_prompt, finish, plan, prepare, stream
 from lab import infill, own_rule
-from lab.files import check_place, whole_text, write
+from lab.files import check_place, printable, whole_text, write
 from load_weights import DTYPES, load_config, load_model, load_tokenizer
 from model import LLaDA
-from strategies import STRATEGIES, Option, Strategy, options, require
+from strategies import STRATEGIES, Option, Strategy, build, options, require
 
 TINY = Path(__file__).parent.parent / "weights" / "tiny"
 
@@ -64,12 +67,26 @@ class Parser(ArgumentParser):
     """Errors are one line, --gen_length is --gen-length, and settings become flags."""
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+        line = printable(" ".join(message.split()))
+        if line.startswith("unrecognized arguments: --"):
+            line += near(line.split()[2].partition("=")[0], known_flags(self))
+        line = line if len(line) < 1500 else f"{line[:700]} ... {line[-700:]}"
+        self.exit(2, f"{self.prog}: {line}\n")
 
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else args
         dashed = [re.sub(r"^--\w+", lambda name: name[0].replace("_", "-"), arg) for arg in args]
         return super().parse_known_args(dashed, namespace)
+
+    def print_help(self, file=None):
+        self.say(self.format_help(), "help")
+
+    def say(self, text: str, what: str) -> None:
+        """Print what needs no work."""
+        try:
+            write(text.rstrip("\n"), what)
+        except OSError as error:
+            self.error(str(error))
 
     def add_option(self, option: Option, note: str = "") -> None:
         """Add the flag of a setting. What is not given is absent: no default stands here again."""
@@ -84,6 +101,18 @@ class Parser(ArgumentParser):
             how = {"action": BooleanOptionalAction}
         how |= {"default": SUPPRESS, "help": f"{option.meaning}{choices}{note}".replace("%", "%%")}
         self.add_argument(flag(option.name), **how)
+
+
+def known_flags(parser: ArgumentParser) -> list[str]:
+    """Its flags, and those of its commands."""
+    commands = [a.choices.values() for a in parser._actions if a.nargs == PARSER]
+    return [*parser._option_string_actions, *chain(*map(known_flags, chain(*commands)))]
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """What a message adds about a word that is like one that is known."""
+    found = difflib.get_close_matches(word, known, 1, 0.7)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def read_value(option: Option, text: str):
@@ -117,7 +146,10 @@ def command_line() -> Parser:
         for option in options(builder).values():
             _, defaults = takers.setdefault(option.name, (option, []))
             defaults.append(f"{name} {shown(option.default)}")
+    own = {words.partition(" ")[0] for words in FLAGS}
     for option, defaults in takers.values():
+        if flag(option.name) in own:  # of a file of one's own: it has its default here
+            continue
         parser.add_option(option, f" [default in {', '.join(defaults)}]")
     parser.set_defaults(flags=(*options(Settings), *takers), split=None)
     return parser
@@ -125,7 +157,7 @@ def command_line() -> Parser:
 
 def summary(builder: Callable) -> str:
     """The first sentence of a builder's docstring: its paper and what it does."""
-    return " ".join(inspect.getdoc(builder).partition("\n\n")[0].split())
+    return " ".join((inspect.getdoc(builder) or "").partition("\n\n")[0].split())
 
 
 def strategy_table() -> str:
@@ -155,54 +187,62 @@ def check_flags(args: Namespace) -> None:
 # --- the model ----------------------------------------------------------------------------------
 
 
+def embedded(strategy: str) -> dict[str, Path]:
+    """What of weights/ a strategy takes where nothing else is named: model, adapter, settings."""
+    own = getattr(STRATEGIES.get(strategy), "embedded", {})
+    return {name: TINY.with_name(file) for name, file in ({"model": TINY.name} | own).items()}
+
+
 def made_for(strategy: str) -> tuple[Path, Path | None]:
     """The embedded model, and its adapter, that a strategy is meant for."""
-    if strategy == "ar":
-        return TINY.with_name("tiny-ar"), None
-    return TINY, TINY.with_name("tiny-d2f") if strategy == "d2f" else None
+    return embedded(strategy)["model"], embedded(strategy).get("adapter")
 
 
 def guide_for(strategy: str) -> Path | None:
     """The embedded model that judges what the model writes, if a strategy has a second one."""
-    guided = strategy in STRATEGIES and "guide" in options(STRATEGIES[strategy])
-    return made_for("ar")[0] if guided else None
+    return embedded(strategy).get("guide")
 
 
 def has_weights(strategy: str) -> bool:
     """Whether all that a strategy is meant for is embedded."""
-    folders = are_there(*made_for(strategy), guide_for(strategy))
-    if strategy != "learn2pd":
-        return folders
-    from strategies.learn2pd import FILTER  # a system's file may be missing
-
-    return folders and FILTER.is_file()
+    if not are_there(*made_for(strategy), guide_for(strategy)):
+        return False
+    with suppress(ValueError):  # of files that it reads itself
+        return bool(build(strategy))
+    return False
 
 
 def are_there(*folders: Path | None) -> bool:
     return all(folder.is_dir() and any(folder.iterdir()) for folder in folders if folder)
 
 
+def train_it(folder: Path) -> str:
+    """What a message says about embedded weights that are not there."""
+    kind = folder.name.removeprefix(TINY.name).replace("-", " ")  # of "tiny-ar" " ar"
+    return f"train it by python -m lab.train{kind} --out weights/{folder.name}"
+
+
 def load_guide(strategy: str, guide: str | None = None, device=None, dtype=None) -> dict:
     """The setting `guide` of a strategy that has one: a folder, an id or the embedded model."""
-    embedded = guide_for(strategy)
-    return {"guide": load_model(guide or embedded, None, device, dtype)} if embedded else {}
+    theirs = guide or guide_for(strategy)
+    return {"guide": load_model(theirs, None, device, dtype)} if theirs else {}
 
 
 def find_model(args: Namespace) -> tuple:
     """The tokenizer of --model, its config, and what loads it; an oracle is all of these itself."""
     if args.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # which the hub's library reads when it is first needed
-    if embedded := guide_for(args.strategy):
+    if guide := guide_for(args.strategy):
         given = getattr(args, "guide", None)
-        if not given and not are_there(embedded):
+        if not given and not are_there(guide):
             needs = f"{args.strategy} needs a guide: give --guide"
-            raise ValueError(f"{needs}, or train one by python -m lab.train ar")
-        load_config(given or embedded)  # is it there? Better asked before the model is loaded
+            raise ValueError(f"{needs}, or {train_it(made_for('ar')[0])}")
+        load_config(given or guide)  # is it there? Better asked before the model is loaded
     if args.model is None:
         model, adapter = made_for(args.strategy)
-        if not are_there(model, adapter):
-            needs = f"{args.strategy} needs weights of its own: give --model"
-            raise ValueError(f"{needs}, or train them by python -m lab.train {args.strategy}")
+        if missing := [folder for folder in (model, adapter) if not are_there(folder)]:
+            needs = f"{args.strategy} needs weights: give --model"
+            raise ValueError(f"{needs}, or {train_it(missing[0])}")
         args.model, args.adapter = model, args.adapter or adapter
     if str(args.model).startswith("oracle:"):
         for name in ("adapter", "device", "dtype", "int8", "raw"):
@@ -261,6 +301,8 @@ def peak_memory(device: torch.device) -> float | None:
 
 
 def run() -> None:
+    if sys.stderr is None:  # closed by who started the program: print would write to stdout instead
+        sys.stderr = open(os.devnull, "w")
     try:
         main()
     except KeyboardInterrupt:
@@ -269,10 +311,17 @@ def run() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Answer: the text on stdout, all else on stderr; exit code 2 if anything is wrong."""
+    early = Parser(prog="dllm.py", add_help=False, allow_abbrev=False)
+    early.add_argument("--strategy", default=DEFAULT)
+    try:
+        # a strategy of one's own: its settings are flags, too
+        own_rule.register(early.parse_known_args(arguments)[0].strategy)
+    except ValueError as error:
+        early.error(str(error))
     parser = command_line()
     args = parser.parse_args(arguments)
     if args.strategy == "list":
-        return print(strategy_table())
+        return parser.say(strategy_table(), "list")
     if "LOCAL_RANK" not in os.environ:
         return carry_out(parser, args)
     from lab import parallel  # torchrun has started this
@@ -281,6 +330,7 @@ def main(arguments: list[str] | None = None) -> None:
         carry_out(parser, args)
 
 
+@own_rule.faults()
 def carry_out(parser: Parser, args: Namespace) -> None:
     """Check what was asked, then do it."""
     settings = {name: value for name, value in vars(args).items() if name in args.flags}
@@ -296,14 +346,23 @@ def carry_out(parser: Parser, args: Namespace) -> None:
     except ValueError as error:
         parser.error(str(error))
     try:
-        work()
+        with own_rule.faults():
+            work()
     except (StepLimit, ValueError, torch.OutOfMemoryError, OSError) as error:
         parser.error(str(error))
 
 
+def check_name(strategy: str) -> None:
+    """Raise ValueError, with what may have been meant, if there is no such strategy or rule."""
+    own_rule.register(strategy)
+    if strategy not in STRATEGIES:
+        known = f"choose one of {', '.join(STRATEGIES)}{near(strategy, STRATEGIES)}"
+        raise ValueError(f"unknown strategy {brief(strategy)}: {known}")
+
+
 def checked_plan(args, settings: dict, length: int | None = None) -> tuple[Strategy, Settings]:
     """The strategy and the settings of all strategies, checked; a guide has only a name so far."""
-    own_rule.register(args.strategy)
+    check_name(args.strategy)
     return plan(args.strategy, settings | dict.fromkeys({"guide"} & set(settings)), length)
 
 
@@ -313,7 +372,7 @@ def single(args: Namespace, settings: dict) -> Callable[[], None]:
     observe = observer(args, strategy)
     text, holes = args.prompt, None
     if text == "-":
-        text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+        text = args.prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
     if text is not None:
         whole_text(text, "prompt")
     elif args.infill is None:
@@ -353,7 +412,8 @@ def observer(args: Namespace, strategy: Strategy) -> Callable:
         declared = options(STRATEGIES[args.strategy]).items()
         own = {name: getattr(args, name, option.default) for name, option in declared}
         if traced:
-            steps = trace(steps, canvas, tokenizer, args.trace, args.strategy, own)
+            asked = {"question": args.infill if args.prompt is None else args.prompt}
+            steps = trace(steps, canvas, tokenizer, args.trace, args.strategy, own, **asked)
         if watched:
             steps = watch(steps, canvas, tokenizer, own, args.watch, args.explain)
         return steps

@@ -11,6 +11,7 @@ Letters: B examples, P prompt length, A answer length with its EOS, K its blocks
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from lab.save import save_adapter
 from lab.train import Batch, Run
 from load_weights import load_config, load_model
 from model import Pass
-from strategies import require
+from strategies import Count, Share, require
 from strategies.d2f import block_mask
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "attn_out")
@@ -53,19 +54,19 @@ class Settings(Run):
     most: largest of a last block; 0.7 in the paper, though every block of a decode starts at 1
     """
 
-    out: str = "weights/tiny-d2f"
+    out: str = "runs/tiny-d2f/weights"
     run: str = "runs/tiny-d2f"
-    steps: int = 250
-    batch: int = 48
-    adam: float = 2e-3
-    warmup: int = 20
-    polish: float = 1.0
+    steps: Count = 250
+    batch: Annotated[int, (1, 2**20)] = 48
+    adam: Share = 2e-3
+    warmup: Count = 20
+    polish: Share = 1.0
     teacher: str = "weights/tiny"
-    rank: int = 32
-    alpha: float = 32.0
-    block: int = 32
-    least: float = 0.2
-    most: float = 0.7
+    rank: Annotated[int, (1, 2**14)] = 32
+    alpha: Annotated[float, (0, 2**20)] = 32.0
+    block: Count = 32
+    least: Share = 0.2
+    most: Share = 0.7
 
     def __post_init__(self):
         super().__post_init__()

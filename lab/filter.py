@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dllm import decode, plan
-from lab.command_line import Parser, use_threads
+from lab.command_line import use_threads
 from lab.compare import encode, with_oracle
 from lab.save import save_filter
 from lab.tasks import problems
+from lab.train import Seed, check_finite
 from load_weights import load_model, load_tokenizer
-from strategies import STRATEGIES, check_settings, options, require
+from strategies import STRATEGIES, Count, Share, check_settings, options, require
 from strategies.fast_dllm import CacheName
 
 BATCH = 16  # problems that are decoded together
@@ -38,6 +39,7 @@ class Settings:
     """How a filter is made. Each is a flag of the command line.
 
     out: file to write
+    replace: write it over a file that is there
     model: folder of the language model that the filter is for
     seed: of the problems and the first weights
     limit: training problems to decode
@@ -48,24 +50,20 @@ class Settings:
     adam: learning rate of Adam
     """
 
-    out: str = "weights/tiny-filter.safetensors"
+    out: str = "runs/tiny-filter.safetensors"
+    replace: bool = False
     model: str = "weights/tiny"
-    seed: int = 0
-    limit: int = 600
+    seed: Seed = 0
+    limit: Count = 600
     gen_length: int = 64
     block_length: int = 32
     cache: CacheName = "prefix"
-    steps: int = 2000
-    adam: float = 3e-3
+    steps: Count = 2000
+    adam: Share = 3e-3
 
     def __post_init__(self):
         check_settings(Settings, vars(self))
-        for name, least in {"limit": 1, "steps": 1, "seed": 0, "adam": 0}.items():
-            given = getattr(self, name)
-            require(least <= given < 2**63, name, given, f"{least} or more")
         plan("fast-dllm", self.decoding)
-        fits = Path(self.out).absolute().parent.is_dir() and not Path(self.out).is_dir()
-        require(fits, "out", self.out, "a file in a folder that is there")
 
     @property
     def decoding(self) -> dict:
@@ -111,26 +109,25 @@ def judge(network: nn.Module, pairs: Tensor, tau: float) -> tuple[float, float, 
     return tuple(share.float().mean().nan_to_num().item() for share in shares)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    about = __doc__.splitlines()[0]
-    parser = Parser(prog="lab.train filter", description=about, allow_abbrev=False)
-    for option in options(Settings).values():
-        parser.add_option(option, f" (default {option.default})")
-    try:
-        s = Settings(**vars(parser.parse_args(arguments)))
-        model, tokenizer = load_model(s.model), load_tokenizer(s.model)
-        use_threads(model)
-        prompts = encode(tokenizer, islice(problems(f"filter/{s.seed}"), s.limit))
-        batches = [prompts[first : first + BATCH] for first in range(0, s.limit, BATCH)]
-        bar = tqdm(batches, desc="decode", leave=False)
-        pairs = torch.cat([observe(model, batch, s.decoding) for batch in bar])
-    except ValueError as error:
-        parser.error(str(error))
+def carry_out(s: Settings) -> None:
+    """Check all there is to check, then make the filter."""
+    out = Path(s.out)
+    require(not out.is_dir(), "out", s.out, "a file, not a folder")
+    if out.exists() and not s.replace:
+        raise ValueError(f"out {out} is there: give another file, or --replace")
+    out.parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
+    model, tokenizer = load_model(s.model), load_tokenizer(s.model)
+    use_threads(model)
+    prompts = encode(tokenizer, islice(problems(f"filter/{s.seed}"), s.limit))
+    batches = [prompts[first : first + BATCH] for first in range(0, s.limit, BATCH)]
+    bar = tqdm(batches, desc="decode", leave=False)
+    pairs = torch.cat([observe(model, batch, s.decoding) for batch in bar])
     trained = int((1 - HELD_OUT) * len(pairs)) or 1
     network = fit(pairs[:trained], s)
+    check_finite(network.parameters(), "the training")
     save_filter(list(network.parameters()), s.out)
     tau = options(STRATEGIES["learn2pd"])["tau"].default
     share, wrong, plain = judge(network, pairs[trained:], tau)
     told = f"it accepts {share:.1%} of the masked cells, {wrong:.2%} of them wrongly"
-    print(f"wrote {s.out}, from {trained} pairs; on the others, at tau {tau:g},", file=sys.stderr)
+    print(f"learned from {trained} pairs; on the others, at tau {tau:g},", file=sys.stderr)
     print(f"{told}; as many of the surest: {plain:.2%}", file=sys.stderr)

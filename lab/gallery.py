@@ -19,9 +19,9 @@ from lab.watch import Observer
 from load_weights import load_model, load_tokenizer
 
 FOLDER = Path(__file__).parent.parent / "docs" / "gallery"
-PROMPT = (
-    "Tom has 12 boxes of 9 apples each. He buys 17 more and gives away 38. Then he eats 3 apples. "
-    "How many apples does Tom have?"
+PROMPT = (  # held out from the training of the embedded model
+    "Ann had 6 shelves with 2 leaves each and got 26 more leaves. After that, she got 4 more "
+    "leaves. After that, Ann gave 8 of them to her uncle. How many leaves does Ann have?"
 )
 RUNS = {"fast-dllm": ["--cache", "dual", "--threshold", "0.9"], "llada": ["--steps", "32"]}
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -47,9 +47,9 @@ def draw_terminal() -> None:
     (FOLDER / "watch.svg").write_text(svg, encoding="utf-8")
 
 
-def draw_page(page: Path, fragment: str, picture: str, width: int, *flags: str) -> None:
+def draw_page(page: Path, fragment: str, picture: str, size: str, *flags: str) -> None:
     """What a browser window shows of a page, as a PNG."""
-    to = [f"--screenshot={FOLDER / picture}", f"--window-size={width},720", *flags]
+    to = [f"--screenshot={FOLDER / picture}", f"--window-size={size}", *flags]
     command = [BROWSER, *FLAGS, *to, page.resolve().as_uri() + fragment]
     subprocess.run(command, check=True, capture_output=True)
 
@@ -64,9 +64,9 @@ def main() -> None:
     trace.main([*files, "--out", str(page)])
     result = trace.read(files[0])[0]["prompt_length"] + 16  # of the third step: a slot
     shown = f"#step=2&slot={result}"
-    draw_page(page, shown, "viewer.png", 1200)
+    draw_page(page, shown, "viewer.png", "1200,720")
     dark = "--blink-settings=preferredColorScheme=0"
-    draw_page(page, f"{shown}&threshold=0.7", "phone.png", 400, dark)
+    draw_page(page, f"{shown}&threshold=0.7", "phone.png", "400,900", dark)
     page.unlink()
     print(*sorted(file.name for file in FOLDER.iterdir()))
 

@@ -8,15 +8,16 @@ place.
 import contextlib
 import io
 import math
-import os
 import platform
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+
+from lab.files import replacing, write
 
 MEASURED = re.compile(
     r"(?ms)^    python -m lab\.bench ([^\n]+)\n\n<!-- measured -->\n(.*?)<!-- end -->$"
@@ -33,6 +34,20 @@ def table(rows: list[dict[str, str | float]]) -> str:
         cells = [first.ljust(widths[0]), *map(str.rjust, figures, widths[1:])]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def show(rows: Iterable[dict[str, str | float]]) -> None:
+    """Print a table of the rows that come; after Ctrl-C, of those that came before it."""
+    found, stopped = [], None
+    try:
+        for row in rows:
+            found.append(row)
+    except KeyboardInterrupt as error:
+        stopped = error
+    if found:
+        write(table(found), "table")
+    if stopped:
+        raise stopped
 
 
 def short(value: str | float) -> str:
@@ -60,9 +75,8 @@ def processor() -> str:
 
 def replace_file(file: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    temporary = file.with_name(file.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    with replacing(file) as place:
+        place.write_text(text, encoding="utf-8")
 
 
 def remeasure(files: list[Path], only: str, run: Callable[[list[str]], None]) -> None:

@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lab.files import replacing
 from load_weights import CONFIG_KEYS, FIXED, PREFIX
 from model import Int8Linear, LLaDA
 
@@ -54,15 +58,23 @@ def as_json(content: dict) -> str:
 
 
 def write_folder(folder: str | Path, files: dict[str, dict[str, Tensor] | str]) -> None:
-    """Write {name: tensors or text} under temporary names, then rename: kills leave whole files."""
+    """Write {name: tensors or text}, all of them under other names before one gets its own."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        temporary = folder / f"{name}.tmp"
-        if isinstance(content, str):
-            temporary.write_text(content, encoding="utf-8")
-        else:
-            save_file({key: t.detach().contiguous() for key, t in content.items()}, temporary)
-            temporary.chmod(0o644)  # the library makes it 0600, for its owner alone
-    for name in files:
-        os.replace(folder / f"{name}.tmp", folder / name)
+    with ExitStack() as stack:
+        for name, content in files.items():
+            place = stack.enter_context(replacing(folder / name))
+            if isinstance(content, str):
+                place.write_text(content, encoding="utf-8")
+            else:
+                write_tensors(content, place)
+
+
+def write_tensors(tensors: dict[str, Tensor], file: Path, notes: dict | None = None) -> None:
+    """Write safetensors as other files are written: what cannot be done is an OSError."""
+    try:
+        save_file({key: t.detach().contiguous() for key, t in tensors.items()}, file, notes)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        raise (OSError(int(code[1]), os.strerror(int(code[1]))) if code else error) from None
+    file.chmod(0o644)  # the library makes it 0600, for its owner alone

@@ -13,7 +13,7 @@ import functools
 import itertools
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import get_args
@@ -27,7 +27,8 @@ from tqdm import tqdm
 from dllm import Canvas, Step, plan, prepare, stream
 from kernels import Scores
 from lab.command_line import TINY
-from lab.report import about, table
+from lab.files import write
+from lab.report import about, show
 from load_weights import DTYPES, check_memory, find_device, load_config
 from model import Config, LLaDA
 from strategies import STRATEGIES, Window, build, require
@@ -193,17 +194,20 @@ def speed(args: Namespace) -> None:
     shapes, caches = checked_shapes(args, device, dtype), args.caches.split(",")
     if args.threads:
         torch.set_num_threads(args.threads)
-    rows = []
-    with tqdm(total=len(shapes) * len(caches) * len(args.batch), leave=False) as bar:
+
+    def rows(bar: tqdm) -> Iterator[dict]:
         for name, config in shapes.items():
             model = random_model(config, device, dtype)
             for cache, batch in itertools.product(caches, args.batch):
                 row = {"shape": name, "cache": cache, "batch": batch}
-                rows.append(row | measure(model, cache, batch, args))
+                yield row | measure(model, cache, batch, args)
                 bar.update()
+
     lengths = f"Prompt {args.prompt_length}, gen_length {args.gen_length}"
-    print(f"{about(device, dtype)}.\n{lengths}, blocks of {args.block_length}.", end=" ")
-    print(f"Median of {args.rounds} rounds; ms.\n\n{table(rows)}")
+    asked = f"{lengths}, blocks of {args.block_length}. Median of {args.rounds} rounds; ms."
+    write(f"{about(device, dtype)}.\n{asked}\n", "table")
+    with tqdm(total=len(shapes) * len(caches) * len(args.batch), leave=False) as bar:
+        show(rows(bar))
 
 
 def checked_shapes(args: Namespace, device: torch.device, dtype: torch.dtype) -> dict[str, Config]:

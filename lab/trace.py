@@ -15,6 +15,8 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import pairwise, takewhile
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from dllm import Canvas, Step
 from lab.command_line import Parser
-from lab.files import json_object, read_bytes
+from lab.files import append, json_object, read_bytes, write
 from lab.report import replace_file
 from strategies import trait
 
@@ -31,27 +33,39 @@ FORMAT, VERSION = "dllm-trace", 1
 HEADER = {"strategy", "settings", "versions", "model", "special", "prompt", "padding", "tokens"}
 HEADER |= {"prompt_length", "gen_length", "block_length"}
 FORWARD = set("nfe window blocks query visible candidates writes unwrites rows ms tokens".split())
+MOST = 2**53 - 1  # the greatest whole number that a page can count to
+LONGEST, DRAWN = 2**20, 2**14  # slots of a canvas: of one that is read, and on a page
 TOP = 5  # how many of the likeliest tokens a candidate is recorded with
 VIEWER = Path(__file__).parent.parent / "docs" / "viewer.html"
 EMPTY = '<script type="application/json" id="traces">[]</script>'  # where the page has its traces
 
 
 def trace(
-    steps: Iterator[Step], s: Canvas, tokenizer, path: str, strategy: str = "", own=None, row=0
+    steps: Iterator[Step],
+    s: Canvas,
+    tokenizer,
+    path: str,
+    strategy="",
+    own=None,
+    row=0,
+    question="",
 ) -> Iterator[Step]:
     """Pass on the steps of canvas `s` and record what they do to one row, as the suffix says.
 
-    .jsonl is written as it goes, a record a line: of a run that is killed whole lines are left.
-    .html is written when the run is done. Raises OSError if the file cannot be written.
-    strategy, own: its name and its own settings, for the record
+    .jsonl is written as it goes, a record a line: of a run that ends early whole lines are left.
+    .html is written when the run is done. Raises OSError or ValueError if it cannot be written.
+    strategy, own, question: its name, its own settings, and what was asked, for the record
     """
     recorder = Recorder(s, tokenizer, row)
     try:
-        with writer(path) as write:
-            write(recorder.header(strategy, own or {}))
+        header = recorder.header(strategy, own or {}, question)
+        if path.endswith(".html"):
+            check_size(header)
+        with writer(path) as put:
+            put(header)
             for step in steps:
                 if row in step.window.live:
-                    write(recorder.forward(step))
+                    put(recorder.forward(step))
                 yield step
     except OSError as error:
         raise OSError(f"the trace {path} cannot be written: {error.strerror}") from None
@@ -65,11 +79,11 @@ def writer(path: str) -> Iterator[Callable[[dict], None]]:
         write_page(path, [records])
         return
     with open(path, "wb", buffering=0) as file:  # so that a line is written at once
-        yield lambda record: file.write(compact(record).encode() + b"\n")
+        yield lambda record: append(file, compact(record).encode() + b"\n")
 
 
 def compact(value) -> str:
-    return json.dumps(value, separators=(",", ":"))
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
 class Recorder:
@@ -79,8 +93,9 @@ class Recorder:
         self.s, self.tokenizer, self.row = s, tokenizer, row
         self.canvas = s.x[row].tolist()  # as the last record left it
         self.known: set[int] = set()  # the ids whose text has been recorded
+        self.ends = list(s.model.config.ends)
 
-    def header(self, strategy: str, own: dict) -> dict:
+    def header(self, strategy: str, own: dict, question: str) -> dict:
         s, P = self.s, self.s.prompt_length
         prompt, answer = self.canvas[:P], enumerate(self.canvas[P:], start=P)
         given = [[slot, token] for slot, token in answer if token != s.mask_id]
@@ -88,18 +103,19 @@ class Recorder:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "strategy": {"name": strategy, "settings": own, "exact": exact},
-            "settings": asdict(s.settings) | {"eos": s.eos},
+            "strategy": {"name": strategy, "settings": told(own), "exact": exact},
+            "settings": told(asdict(s.settings) | {"eos": s.eos}),
             "versions": {"torch": torch.__version__, "python": platform.python_version()},
             "model": {"device": str(s.model.device), "dtype": str(s.model.dtype)[len("torch.") :]},
-            "special": {"mask": s.mask_id, "eos": s.eos_id},
+            "special": {"mask": s.mask_id, "eos": s.eos_id, "ends": self.ends},
+            "question": question,
             "prompt": prompt,
             "given": given,
             "padding": s.start[self.row].item(),
             "prompt_length": P,
             "gen_length": s.settings.gen_length,
             "block_length": s.block_length,
-            "tokens": self.texts([*prompt, s.mask_id, s.eos_id, *(token for _, token in given)]),
+            "tokens": self.texts([*prompt, s.mask_id, *self.ends, *(token for _, token in given)]),
         }
 
     def forward(self, step: Step) -> dict:
@@ -112,6 +128,7 @@ class Recorder:
         if isinstance(visible, Tensor) and visible.dim() == 3:  # of each layer and row
             visible = visible[:, b].unique()  # what some layer sees
         ids = [i for _, _, _, top in candidates for i, _ in top]
+        full = self.s.mask_id not in self.canvas
         return {
             "nfe": step.nfe,
             "window": [window.start, window.end],
@@ -124,7 +141,12 @@ class Recorder:
             "rows": step.rows,
             "ms": rounded(step.seconds * 1000, 6),
             "tokens": self.texts(ids + [cell[1] for cell in candidates + writes + unwrites]),
-        }
+        } | ({"answer": self.answer()} if full else {})
+
+    def answer(self) -> str:
+        """The text up to the first end token, in which characters of several tokens are whole."""
+        written = takewhile(lambda i: i not in self.ends, self.canvas[self.s.prompt_length :])
+        return self.tokenizer.decode(list(written))
 
     def texts(self, ids: list[int]) -> dict[str, str]:
         """The texts of those ids that no record holds yet."""
@@ -175,25 +197,123 @@ def rounded(value: float, digits: int) -> float:
     return float(f"{value:.{digits}g}")
 
 
-def read(path: str | Path) -> list[dict]:
-    """The records of a trace, the header first.
+def told(settings: dict) -> dict:
+    """Settings for JSON, which has no infinity, nor models: as text."""
+    plain = lambda value: isfinite(value) if isinstance(value, float) else True
+    known = (bool, int, float, str, type(None))
+    return {k: v if isinstance(v, known) and plain(v) else str(v) for k, v in settings.items()}
 
-    Raises ValueError, naming the file and the line, if it is none, or if a record lacks a field;
-    whether what they hold is sound is checked by the page.
+
+def read(path: str | Path) -> list[dict]:
+    """The records of a trace, the header first; the torn last line of a run that ended early is
+    left out.
+
+    Raises ValueError, naming the file and the line, if it is none, or if a record is not as
+    docs/trace.md says: what the fields hold can be relied on.
     """
     try:
-        lines = read_bytes(path).decode("utf-8").removesuffix("\n").split("\n")
+        *lines, rest = read_bytes(path).decode("utf-8").split("\n")
     except UnicodeError:
         raise ValueError(f"{path} is no trace: it is not text") from None
-    header, *forwards = (json_object(line) or {} for line in lines)
+    records = [json_object(line) or {} for line in lines]
+    if whole := json_object(rest):  # not torn: somebody has taken its end of line
+        records.append(whole)
+    header = records[0] if records else {}
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} is no trace: its first line is not the header of one")
-    if (version := header.get("version")) != VERSION:
-        raise ValueError(f"{path} is a trace of version {version}: expected version {VERSION}")
-    for number, record in enumerate([header, *forwards], start=1):
-        if not (HEADER if number == 1 else FORWARD) <= record.keys():
+    version = header.get("version")
+    known = version if is_whole(version) else "unknown"
+    if known != VERSION:
+        raise ValueError(f"{path} is a trace of version {known}: expected version {VERSION}")
+    for number, record in enumerate(records, start=1):
+        try:
+            sound = is_header(record) if number == 1 else is_forward(record, header)
+        except (TypeError, ValueError, KeyError, AttributeError):
+            sound = False
+        if not sound:
             raise ValueError(f"{path} is damaged: line {number} is not a whole record")
-    return [header, *forwards]
+    return records
+
+
+def is_header(header: dict) -> bool:
+    """Whether these are the fields of a header. May also raise what wrong types lead to."""
+    P, G = header["prompt_length"], header["gen_length"]
+    special, strategy = header["special"], header["strategy"]
+    ids = [special["mask"], special["eos"], *listed(special.get("ends", []))]
+    return (
+        HEADER <= header.keys()
+        and is_whole(P, 1, LONGEST - 1)
+        and is_whole(G, 1, LONGEST - P)
+        and is_whole(header["block_length"], 1, G)
+        and is_whole(header["padding"], 0, P - 1)
+        and len(header["prompt"]) == P
+        and all(map(is_whole, [*ids, *listed(header["prompt"])]))
+        and are_cells(header.get("given", []), P, P + G)
+        and isinstance(strategy["name"], str)
+        and isinstance(strategy["exact"], bool)
+        and all(isinstance(header[name], dict) for name in ("settings", "versions", "model"))
+        and isinstance(strategy["settings"], dict)
+        and isinstance(header.get("question", ""), str)
+        and are_texts(header["tokens"])
+    )
+
+
+def is_forward(record: dict, header: dict) -> bool:
+    """The same of the record of a forward, under a header that is one."""
+    P = header["prompt_length"]
+    S = P + header["gen_length"]
+    (start, end), (first, last) = record["window"], record["blocks"]
+    candidates = listed(record["candidates"])
+    likeliest = [pair for _, _, _, top in candidates for pair in listed(top)]
+    return (
+        FORWARD <= record.keys()
+        and all(map(is_whole, (record["nfe"], record["rows"], first, last)))
+        and are_ranges([[P, start], [start, end]], S)
+        and are_ranges(record["query"], S)
+        and are_ranges(record["visible"], S)
+        and are_cells([cell[:2] for cell in candidates], P, S)
+        and all(is_number(confidence, 1) for _, _, confidence, _ in candidates)
+        and all(is_whole(i) and is_number(p, 1) for i, p in likeliest)
+        and are_cells(record["writes"], P, S)
+        and are_cells(record["unwrites"], P, S)
+        and is_number(record["ms"], MOST)
+        and isinstance(record.get("answer", ""), str)
+        and are_texts(record["tokens"])
+    )
+
+
+def listed(value) -> list:
+    if not isinstance(value, list):
+        raise TypeError("expected a list")
+    return value
+
+
+def is_whole(value, low: int = 0, high: int = MOST) -> bool:
+    return type(value) is int and low <= value <= high
+
+
+def is_number(value, high: float) -> bool:
+    return type(value) in (int, float) and 0 <= value <= high
+
+
+def are_cells(cells: list, start: int, end: int) -> bool:
+    """Whether these are [slot, token], ascending, of slots start to end."""
+    slots = [
+        slot for slot, token in listed(cells) if is_whole(slot, start, end - 1) and is_whole(token)
+    ]
+    return len(slots) == len(cells) and all(one < two for one, two in pairwise(slots))
+
+
+def are_ranges(found: list, end: int) -> bool:
+    """Whether these are [from, to], ascending and apart, up to a slot."""
+    bounds = [bound for start, stop in listed(found) for bound in (start, stop)]
+    ascend = all(one <= two for one, two in pairwise(bounds))
+    return ascend and all(is_whole(bound, 0, end) for bound in bounds)
+
+
+def are_texts(tokens: dict) -> bool:
+    ids = all(i.isascii() and i.isdecimal() for i in tokens)
+    return ids and all(isinstance(text, str) for text in tokens.values())
 
 
 def replay(records: list[dict]) -> Iterator[list[int]]:
@@ -206,6 +326,12 @@ def replay(records: list[dict]) -> Iterator[list[int]]:
         for slot, token in record["writes"] + record["unwrites"]:
             canvas[slot] = token
         yield list(canvas)
+
+
+def check_size(header: dict) -> None:
+    slots = header["prompt_length"] + header["gen_length"]
+    if slots > DRAWN:
+        raise ValueError(f"a canvas of {slots} slots: a page draws at most {DRAWN}")
 
 
 def write_page(path: str, traces: list[list[dict]]) -> None:
@@ -226,12 +352,15 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if len(args.traces) > 2:
             raise ValueError(f"{len(args.traces)} traces: expected one, or two to compare")
-        write_page(args.out, [read(path) for path in args.traces])
-    except ValueError as error:
+        traces = [read(path) for path in args.traces]
+        for header, *_ in traces:
+            check_size(header)
+        write_page(args.out, traces)
+        write(args.out, "name of the page")
+    except (ValueError, OSError) as error:
         parser.error(str(error))
-    except OSError as error:
-        parser.error(f"{args.out} cannot be written: {error.strerror}")
-    print(args.out)
+    except RecursionError:
+        parser.error("a trace has a field that is nested too deep")
 
 
 if __name__ == "__main__":

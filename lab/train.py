@@ -21,28 +21,39 @@ Letters: B examples, P prompt length, A answer length with its EOS, V vocabulary
 import importlib
 import json
 import math
+import os
+import signal
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from threading import RLock
+from typing import Annotated
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import AdamW, Muon, Optimizer
 from tqdm import tqdm
 
 from lab.command_line import Parser
-from lab.save import save_model
+from lab.files import locked, replacing, sweep
+from lab.save import save_model, write_tensors
 from lab.tasks import Random, problems
 from lab.tokenizer import EOS, MASK, ROUND, build, chat, save_tokenizer
+from load_weights import check_memory
 from model import Config, LLaDA, Pass
-from strategies import options, require
+from strategies import Count, Share, check_settings, options, require
+
+CHECKPOINT = "checkpoint.safetensors"
+LOWER = "lower adam, or muon where there is one, and begin another run"
+Seed = Annotated[int, (0, 2**32)]
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,7 @@ class Run:
 
     out: folder for the finished weights
     run: folder for the checkpoint that a killed training resumes from
+    replace: write them over weights that `out` holds already
     seed: of the first weights, the data and the masks
     steps: updates in all
     batch: problems a step, over all processes
@@ -68,22 +80,19 @@ class Run:
 
     out: str
     run: str
-    seed: int = 0
-    steps: int = 1800
-    batch: int = 96
-    adam: float = 3e-3
-    warmup: int = 100
-    polish: float = 0.0
-    tails: float = 0.22
-    save_every: int = 50
-    processes: int = 2
+    replace: bool = False
+    seed: Seed = 0
+    steps: Count = 1800
+    batch: Annotated[int, (1, 2**20)] = 96
+    adam: Share = 3e-3
+    warmup: Count = 100
+    polish: Share = 0.0
+    tails: Share = 0.22
+    save_every: Count = 50
+    processes: Annotated[int, (1, 64)] = 2
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            least = 1 if type(value) is int and name != "seed" else 0
-            right = isinstance(value, (str, bool)) or value >= least
-            require(right, name, value, f"{least} or more")
-        require(self.polish <= 1, "polish", self.polish, "between 0 and 1")
+        check_settings(type(self), vars(self))
         enough = f"at least one problem for each of {self.processes} processes"
         require(self.batch >= self.processes, "batch", self.batch, enough)
 
@@ -97,7 +106,7 @@ class Run:
 
     def recipe(self) -> dict:
         """What must not change when a run is resumed."""
-        free = ("out", "run", "save_every", "compile")
+        free = ("out", "run", "replace", "save_every", "compile")
         return {name: value for name, value in vars(self).items() if name not in free}
 
 
@@ -114,14 +123,14 @@ class Network(Run):
     compile: fuse the layers: 6.3k instead of 3.8k tokens/s a core, after 90 s of warm-up
     """
 
-    steps: int = 2850
-    polish: float = 9 / 19
-    width: int = 192
-    layers: int = 6
-    heads: int = 3
-    ffn: int = 512
-    muon: float = 2e-3
-    flat: float = 0.43
+    steps: Count = 2850
+    polish: Share = 9 / 19
+    width: Annotated[int, (2, 2**14)] = 192
+    layers: Annotated[int, (1, 256)] = 6
+    heads: Count = 3
+    ffn: Annotated[int, (1, 2**16)] = 512
+    muon: Share = 2e-3
+    flat: Share = 0.43
     compile: bool = True
 
     def __post_init__(self):
@@ -163,11 +172,11 @@ class Settings(Network):
     least: smallest masking ratio; its inverse weighs the loss: at 0 one example would drown a batch
     """
 
-    out: str = "weights/tiny"
+    out: str = "runs/tiny/weights"
     run: str = "runs/tiny"
-    dense: float = 0.30
-    growing: float = 0.13
-    least: float = 0.15
+    dense: Share = 0.30
+    growing: Share = 0.13
+    least: Share = 0.15
 
     def __post_init__(self):
         super().__post_init__()
@@ -331,7 +340,11 @@ def new_model(s: Network) -> LLaDA:
     tokenizer = build()
     mask, eos = tokenizer.token_to_id(MASK), tokenizer.token_to_id(EOS)
     vocabulary = math.ceil(tokenizer.get_vocab_size() / ROUND) * ROUND
-    model = LLaDA(Config(s.width, s.layers, s.heads, s.ffn, vocabulary, mask, eos))
+    config = Config(s.width, s.layers, s.heads, s.ffn, vocabulary, mask, eos)
+    with torch.device("meta"):
+        size = sum(p.numel() for p in LLaDA(config).parameters())
+    check_memory("weights, gradients and momenta", 16 * size, torch.device("cpu"))
+    model = LLaDA(config)
     features = 0.04 * torch.randn(50, s.width)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -358,63 +371,119 @@ def trained(module: nn.Module) -> dict[str, Tensor]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
-def save_checkpoint(s: Run, step: int, module: nn.Module, opts: list[Optimizer]) -> None:
+def state(module: nn.Module, opts: list[Optimizer]) -> dict[str, Tensor]:
+    """All that a step changes, by name: not copies, so that it can be read and written here."""
     tensors = {f"model/{name}": p.detach() for name, p in trained(module).items()}
     for number, opt in enumerate(opts):
-        for i, state in opt.state_dict()["state"].items():
-            tensors |= {f"{number}/{i}/{name}": value for name, value in state.items()}
+        for i, kept in opt.state_dict()["state"].items():
+            tensors |= {f"{number}/{i}/{name}": value for name, value in kept.items()}
+    return tensors
+
+
+def check_finite(tensors: Iterable[Tensor], after: str) -> None:
+    if not all(tensor.isfinite().all() for tensor in tensors):
+        raise ValueError(f"after {after} not all weights are finite: {LOWER}")
+
+
+def save_checkpoint(s: Run, step: int, module: nn.Module, opts: list[Optimizer]) -> None:
+    """Write what training goes on from: a kill leaves the old state or the new one."""
+    tensors, notes = state(module, opts), {"step": str(step), "out": os.path.abspath(s.out)}
+    check_finite(tensors.values(), f"step {step}")
     Path(s.run).mkdir(parents=True, exist_ok=True)
-    temporary = Path(s.run, "checkpoint.tmp")  # a kill leaves the old state or the new one
-    save_file(tensors, temporary, {"step": str(step), "recipe": json.dumps(s.recipe())})
-    temporary.replace(Path(s.run, "checkpoint.safetensors"))
+    with replacing(Path(s.run, CHECKPOINT)) as place:
+        write_tensors(tensors, place, notes | {"recipe": json.dumps(s.recipe())})
 
 
 def read_checkpoint(s: Run) -> tuple[int, dict[str, Tensor]]:
-    """The steps and tensors of a killed run, if there is one; ValueError if its recipe differs."""
-    file = Path(s.run, "checkpoint.safetensors")
-    if not file.exists():
-        return 0, {}
-    try:
-        with safe_open(file, "pt") as f:
-            step, saved = int(f.metadata()["step"]), json.loads(f.metadata()["recipe"])
-            tensors = {name: f.get_tensor(name) for name in f.keys()}
-    except (SafetensorError, OSError, TypeError, KeyError, ValueError):
-        raise ValueError(f"{file} is no checkpoint of this program") from None
+    """The steps and tensors of a killed run, if there is one.
+
+    Raises ValueError if its recipe differs, or if the weights in `out` are of another run and not
+    to be replaced.
+    """
+    file, out = Path(s.run, CHECKPOINT), Path(s.out)
+    notes, step, tensors, saved = {}, 0, {}, s.recipe()
+    if file.exists():
+        try:
+            with safe_open(file, "pt") as f:
+                notes, tensors = f.metadata(), {name: f.get_tensor(name) for name in f.keys()}
+            step, saved = int(notes["step"]), dict(json.loads(notes["recipe"]))
+            require(0 < step <= saved["steps"], "step", step, "one of its steps")
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError, RecursionError):
+            raise ValueError(f"{file} is no checkpoint of this program") from None
     for name, value in s.recipe().items():
         if saved.get(name) != value:
-            other = f"{file} was made with {saved.get(name)}: give the same value or another run"
-            raise ValueError(f"{name} is {value}, but {other}")
+            other = f"{file} was made with {saved.get(name)!r:.60}"
+            raise ValueError(f"{name} is {value}, but {other}: give the same, or another run")
+    weights = [each for each in out.glob("*.safetensors") if each.name != CHECKPOINT]
+    if weights and not s.replace and notes.get("out") != os.path.abspath(out):
+        raise ValueError(f"out {out} holds weights: give another folder, or --replace")
     return step, tensors
 
 
-def take_up(module: nn.Module, opts: list[Optimizer], tensors: dict[str, Tensor]) -> None:
-    """Put what a checkpoint holds into a network and its optimizers."""
-    states: dict[str, dict[int, dict[str, Tensor]]] = {}
-    for key, tensor in tensors.items():
-        kind, _, name = key.partition("/")
-        if kind == "model":
-            with torch.no_grad():
-                trained(module)[name].copy_(tensor)
-        else:
-            i, name = name.split("/")
-            states.setdefault(kind, {}).setdefault(int(i), {})[name] = tensor
-    for number, opt in enumerate(opts):
-        opt.load_state_dict(opt.state_dict() | {"state": states[str(number)]})
-
-
-def train(s: Run, rank: int = 0) -> nn.Module:
-    """Train to the last step, from the checkpoint if there is one. Only process 0 writes."""
+def begin(s: Run) -> tuple[nn.Module, list[Optimizer], int]:
+    """A module and its optimizers as they are after so many steps: those of the checkpoint."""
     torch.set_num_threads(1)
-    module, opts = s.begin()
-    first, tensors = read_checkpoint(s)
-    if first:
-        take_up(module, opts, tensors)
+    (module, opts), (step, tensors) = s.begin(), read_checkpoint(s)
+    if not step:
+        return module, opts, step
+    for opt in opts:  # a step of no length: then what an optimizer keeps is there, by its names
+        for group in opt.param_groups:
+            group["lr"] = 0.0
+            for p in group["params"]:
+                p.grad = torch.zeros_like(p)
+        opt.step()
+        opt.zero_grad()
+    expected, file = state(module, opts), Path(s.run, CHECKPOINT)
+    if odd := expected.keys() ^ tensors.keys():
+        raise ValueError(f"{file} is damaged: {min(odd)!r:.60} is missing or too much")
+    with torch.no_grad():
+        for name, value in expected.items():
+            found = tensors[name]
+            if (found.shape, found.dtype) != (value.shape, value.dtype):
+                raise ValueError(f"{file} is damaged: {name} is of another shape or type")
+            if not found.isfinite().all():
+                raise ValueError(f"{file} is damaged: {name} is not finite")
+            value.copy_(found)
+    return module, opts, step
+
+
+@contextmanager
+def patience(rank: int) -> Iterator[list]:
+    """Ctrl-C waits for the end of a step, in the list that this yields; a second one does not."""
+    asked = []
+
+    def ask(*_) -> None:
+        asked.append("stop")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if rank else ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def train(s: Run, rank: int = 0, begun: tuple | None = None) -> nn.Module:
+    """Train to the last step, from the checkpoint if there is one. Only process 0 writes.
+
+    begun: what begin() has returned
+    """
+    module, opts, first = begun or begin(s)
     bar = tqdm(range(first, s.steps), initial=first, total=s.steps, disable=rank > 0, mininterval=5)
-    for step in bar:
-        loss, masked, right = train_step(s, step, rank, module, opts).tolist()
-        bar.set_postfix_str(f"loss {loss:.3f}, right {right / max(1, masked):.1%}", refresh=False)
-        if rank == 0 and ((step + 1) % s.save_every == 0 or step + 1 == s.steps):
-            save_checkpoint(s, step + 1, module, opts)
+    with patience(rank) as asked:
+        for step in bar:
+            loss, masked, right = train_step(s, step, rank, module, opts).tolist()
+            bar.set_postfix_str(
+                f"loss {loss:.3f}, right {right / max(1, masked):.1%}", refresh=False
+            )
+            done = step + 1
+            # the first steps often, so that what is wrong with the folder shows at once
+            due = done % s.save_every == 0 or done.bit_count() == 1 or done == s.steps
+            if rank == 0 and (due or asked):
+                save_checkpoint(s, done, module, opts)
+            if asked:
+                bar.close()
+                raise KeyboardInterrupt(f"step {done}")
     if rank == 0:
         s.save(module)
     return module
@@ -433,7 +502,9 @@ def train_step(s: Run, step: int, rank: int, module: nn.Module, opts: list[Optim
     if s.processes > 1:
         for p in parameters:
             dist.all_reduce(p.grad)
-    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    if not norm.isfinite():  # the sum over all processes: each of them stops here
+        raise ValueError(f"in step {step + 1} the loss or its gradient is not finite: {LOWER}")
     for opt in opts:
         opt.param_groups[0]["lr"] = opt.defaults["lr"] * s.rate(step)
         opt.step()
@@ -441,11 +512,47 @@ def train_step(s: Run, step: int, rank: int, module: nn.Module, opts: list[Optim
     return torch.tensor([total * s.processes, *counts])
 
 
-def worker(other: int, s: Run, meeting: str) -> None:
+def worker(other: int, s: Run, meeting: str, begun: tuple | None = None) -> None:
     rank = other + 1
+    if rank:
+        tqdm.set_lock(RLock())  # its own is a semaphore, which a process that is stopped leaves
     dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=s.processes)
-    train(s, rank)
+    train(s, rank, begun)
     dist.destroy_process_group()
+
+
+def train_together(s: Run, begun: tuple) -> None:
+    """Train in several processes, of which this is the first. None of them outlives it."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, spawn = (s, f"{folder}/meeting"), torch.multiprocessing.spawn
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the others inherit this
+        others = spawn(worker, given, s.processes - 1, join=False, daemon=True)
+        signal.signal(signal.SIGINT, before)
+        try:
+            worker(-1, *given, begun)
+            others.join()
+        finally:
+            for process in others.processes:
+                process.terminate()
+
+
+@contextmanager
+def alone(*folders: str) -> Iterator[None]:
+    """Make these folders, now, not after an hour, and keep them from other runs."""
+    with ExitStack() as stack:
+        for folder in dict.fromkeys(Path(folder).resolve() for folder in folders):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder))
+            sweep(folder)
+        yield
+
+
+def carry_out(s: Run) -> None:
+    """Check all there is to check, then train."""
+    read_checkpoint(s)
+    with alone(s.run, s.out):
+        begun = begin(s)  # reads it anew: a run that had the folders may just have ended
+        train(s, 0, begun) if s.processes == 1 else train_together(s, begun)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -453,25 +560,18 @@ def main(arguments: list[str] | None = None) -> None:
     known = arguments and arguments[0] in ("ar", "d2f", "filter")
     kind, *arguments = arguments if known else ["train", *arguments]
     module = importlib.import_module(f"lab.{kind}")
-    if kind == "filter":  # minutes of another kind of work
-        return module.main(arguments)
-    parser = Parser(prog="lab.train", description=__doc__.splitlines()[0], allow_abbrev=False)
+    name = "lab.train" if kind == "train" else f"lab.train {kind}"
+    parser = Parser(prog=name, description=module.__doc__.splitlines()[0], allow_abbrev=False)
     for option in options(module.Settings).values():
         parser.add_option(option, f" (default {option.default})")
     try:
         s = module.Settings(**vars(parser.parse_args(arguments)))
-        read_checkpoint(s)
-        Path(s.out).mkdir(parents=True, exist_ok=True)  # now, not after an hour
+        (module.carry_out if kind == "filter" else carry_out)(s)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    if s.processes == 1:
-        train(s)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            given, spawn = (s, f"{folder}/meeting"), torch.multiprocessing.spawn
-            others = spawn(worker, given, s.processes - 1, join=False, daemon=True)
-            worker(-1, *given)  # if this one is killed, the others stop at their next all-reduce
-            others.join()
+    except KeyboardInterrupt as stop:
+        kept = f" after {stop}; the same command goes on from there" if str(stop) else ""
+        parser.exit(130, f"{name}: stopped{kept}\n")
     print(f"wrote {s.out}", file=sys.stderr)
 
 

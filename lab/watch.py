@@ -105,7 +105,9 @@ class Observer:
         if self.threshold is None:
             return masked
         sure = sum(self.passes(c, self.threshold) for c in self.proposed.values())
-        return f"{sure} of {masked} {self.sign} {self.threshold:.2f}"
+        shown = f"{self.threshold:.2f}"  # 0.9 is 0.90, but 0.995 is not 0.99
+        shown = shown if float(shown) == self.threshold else f"{self.threshold:g}"
+        return f"{sure} of {masked} {self.sign} {shown}"
 
     def line(self) -> str:
         """The answer so far, on one line."""
@@ -122,7 +124,7 @@ class Observer:
         return found
 
     def text(self, ids: list[int]) -> str:
-        if ids[0] in (self.s.mask_id, self.s.eos_id):
+        if ids[0] in (self.s.mask_id, *self.recorder.ends):
             return MASKED if ids[0] == self.s.mask_id else ENDED
         if self.s.mask_id in ids:
             return "\ufffd"

@@ -5,7 +5,7 @@ from strategies import Count, Share, Strategy, named
 from strategies.guides import Reader, left_to_right
 
 
-@named("apd")
+@named("apd", guide="tiny-ar")
 def apd(
     guide: LLaDA | None = None,
     share: Share = 0.7,

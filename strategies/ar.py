@@ -19,7 +19,7 @@ def causal(s, window: Window) -> Pass:
     return Pass(slice(window.final, end), slice(0, end), mask)
 
 
-@named("ar")
+@named("ar", model="tiny-ar")
 def ar() -> Strategy:
     """Autoregressive decoding: left to right, one token a forward, an exact cache; the baseline."""
     return Strategy(quota, causal, serial, eos="stop", block_length=1, fixed=True, shift=1)

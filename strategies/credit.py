@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from model import Pass
-from strategies import Forward, Share, Strategy, Window, named
+from strategies import Forward, Share, Strategy, Sure, Window, named
 from strategies.fast_dllm import After, Before, CacheSetting, cached, threshold_rule
 from strategies.llada import one_block, serial
 
@@ -37,7 +37,7 @@ class Credit:
 
 @named("credit")
 def credit(
-    threshold: float = 0.9,
+    threshold: Sure = 0.9,
     alpha: float = 0.7,
     gamma: float = 0.2,
     beta: Share = 0.8,

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import Pass
-from strategies import Schedule, Share, Strategy, View, Window, has, named, trait
+from strategies import Schedule, Share, Strategy, Sure, View, Window, has, named, trait
 from strategies.fast_dllm import threshold_rule
 
 
@@ -77,11 +77,11 @@ def block_causal(cached: bool = True) -> View:
     return view
 
 
-@named("d2f")
+@named("d2f", adapter="tiny-d2f")
 def d2f(
     block_add_threshold: Share = 0.1,
     decoded_token_threshold: Share = 0.95,
-    skip_threshold: float = 0.9,
+    skip_threshold: Sure = 0.9,
     cache: Literal["none", "exact"] = "exact",
 ) -> Strategy:
     """D2F (arXiv 2508.09192): several blocks in flight over a block-causal mask, whose cache is

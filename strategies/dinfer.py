@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from strategies import Share, Strategy, named, require
+from strategies import Share, Strategy, Sure, named, require
 from strategies.credit import Credit
 from strategies.fast_dllm import After, Before, CacheSetting, cached
 from strategies.hierarchy import one_a_run
@@ -14,8 +14,8 @@ AsInCredit, AsInSmoothing = Annotated[float, "as in credit"], Annotated[float, "
 
 @named("dinfer")
 def dinfer(
-    high: float = 0.9,
-    low: float | None = 0.62,
+    high: Sure = 0.9,
+    low: Sure | None = 0.62,
     alpha: float = 0.0,
     gamma: AsInCredit = 0.2,
     beta: Annotated[Share, "as in credit"] = 0.8,

@@ -1,7 +1,7 @@
 """dLLM-Var (arXiv 2510.24605): answers of any length, on a canvas that grows block by block."""
 
 from model import Pass
-from strategies import Strategy, Window, named
+from strategies import Strategy, Sure, Window, named
 from strategies.editing import edit_rule, overlapping
 from strategies.fast_dllm import threshold_rule
 from strategies.llada import serial
@@ -14,7 +14,7 @@ def growing(s, window: Window) -> Pass:
 
 
 @named("dllm-var")
-def dllm_var(threshold: float = 0.9, edit_threshold: float | None = None) -> Strategy:
+def dllm_var(threshold: Sure = 0.9, edit_threshold: Sure | None = None) -> Strategy:
     """dLLM-Var (arXiv 2510.24605): the canvas grows block by block until one holds an EOS; nothing
     is computed behind it.
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import Scores
-from strategies import Rule, Strategy, Window, has, named
+from strategies import Rule, Strategy, Sure, Window, has, named
 from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import serial
 
@@ -36,8 +36,8 @@ def overlapping(s) -> Iterator[Window]:
 
 @named("editing")
 def editing(
-    threshold: float = 0.95,
-    edit_threshold: float = 0.9,
+    threshold: Sure = 0.95,
+    edit_threshold: Sure = 0.9,
     overlap: bool = False,
     cache: CacheSetting = "prefix",
 ) -> Strategy:

@@ -6,13 +6,13 @@ from torch import Tensor
 
 from kernels import Scores
 from model import Pass
-from strategies import Rule, Strategy, View, Window, named, rank, require
+from strategies import Rule, Strategy, Sure, View, Window, named, rank, require
 from strategies.llada import full, quota, serial
 
 CacheName = Literal["none", "prefix", "dual", "vicinity", "frozen"]
 CacheSetting = Annotated[CacheName, "as in fast-dllm"]
 SURE_ENOUGH = "commit every token at least this confident; none commits the quota of `steps`"
-Threshold = Annotated[float | None, SURE_ENOUGH]
+Threshold = Annotated[Sure | None, SURE_ENOUGH]
 VICINITY = 16  # slots on either side of the block, as in dInfer's scripts; its classes say 0
 SIDE = f"slots {{}} the block that the cache `vicinity` recomputes, by default {VICINITY}"
 Before = Annotated[int | None, SIDE.format("before")]

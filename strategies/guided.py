@@ -5,7 +5,7 @@ from strategies import Count, Strategy, named
 from strategies.guides import Reader, left_to_right
 
 
-@named("guided")
+@named("guided", guide="tiny-ar")
 def guided(
     guide: LLaDA | None = None, top: Count = 5, recompute: int | None = 0, lookahead: Count = 32
 ) -> Strategy:

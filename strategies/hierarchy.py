@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import Scores
-from strategies import Rule, Strategy, Window, named, rank, require
+from strategies import Rule, Strategy, Sure, Window, named, rank, require
 from strategies.fast_dllm import After, Before, CacheSetting, cached
 from strategies.llada import serial
 
@@ -30,8 +30,8 @@ def one_a_run(high: float | Callable[[Window, int], Tensor], low: float) -> Rule
 
 @named("hierarchy")
 def hierarchy(
-    high: float = 0.9,
-    low: float = 0.62,
+    high: Sure = 0.9,
+    low: Sure = 0.62,
     cache: CacheSetting = "vicinity",
     prefix_look: Before = None,
     after_look: After = None,

@@ -5,15 +5,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import Scores
-from strategies import Strategy, Window, named, require
+from strategies import Strategy, Sure, Window, named, require
 from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import serial
 
 
 @named("localleap")
 def localleap(
-    threshold: float = 0.9,
-    relaxed_threshold: float = 0.75,
+    threshold: Sure = 0.9,
+    relaxed_threshold: Sure = 0.75,
     radius: int = 4,
     cache: CacheSetting = "none",
 ) -> Strategy:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels import Scores
 from model import Pass
-from strategies import Rule, Strategy, Window, named, require
+from strategies import Rule, Strategy, Sure, Window, named, require
 from strategies.fast_dllm import After, Before, CacheSetting, cached
 from strategies.llada import serial
 
@@ -77,7 +77,7 @@ def sure_enough(now: Callable) -> Rule:
 
 @named("smoothing")
 def smoothing(
-    threshold: float = 0.9,
+    threshold: Sure = 0.9,
     weight: float = 0.15,
     growth: float = 0.02,
     max_weight: float = 0.3,

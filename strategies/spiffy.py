@@ -27,7 +27,7 @@ def read_graph(file: str) -> Graph:
     return graph
 
 
-@named("spiffy")
+@named("spiffy", graph="tiny")  # on which it was counted
 def spiffy(
     graph: str | None = None, threshold: Threshold = None, cache: CacheSetting = "dual"
 ) -> Strategy:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from kernels import Scores
 from model import Pass
-from strategies import Share, Strategy, View, Window, has, named, trait
+from strategies import Share, Strategy, Sure, View, Window, has, named, trait
 from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import serial
 
@@ -23,6 +23,8 @@ def pruned(view: View, window_size: int | None) -> View:
     @has(settled=trait(view, "settled"), inside=view)
     def narrowed(s, window: Window) -> Pass:
         at, S = view(s, window), s.x.shape[1]
+        if at != Pass(at.query, at.visible) or isinstance(at.query, torch.Tensor):
+            raise ValueError("a view that has a mask, or gaps, cannot be pruned")
         near = window.end + kept_suffix(window, window_size) - 1
         if near == S - 1:
             return at
@@ -36,7 +38,7 @@ def pruned(view: View, window_size: int | None) -> View:
 
 @named("streaming")
 def streaming(
-    threshold: float = 0.9,
+    threshold: Sure = 0.9,
     window_size: int | None = 96,
     confidence_alpha: Share = 0.3,
     cache: CacheSetting = "prefix",

@@ -5,6 +5,7 @@ import math
 import shutil
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,18 @@ def registry():
 @pytest.fixture
 def model() -> LLaDA:
     return random_model(0)
+
+
+@contextmanager
+def full_disk(size: int):
+    """No file can grow beyond so many bytes: what a full disk does, with another number."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz 123456789.?"  # ids 0 to 37

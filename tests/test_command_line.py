@@ -115,10 +115,10 @@ def test_a_guide_is_a_second_model(saved, capsys, monkeypatch, tmp_path):
     assert run(capsys, *command, "--strategy", "guided", "--guide", saved, "--top", "1")[::2] == (alone, 0)
     monkeypatch.setattr(command_line, "guide_for", lambda strategy: tmp_path if strategy in ("apd", "guided") else None)
     monkeypatch.setattr(command_line, "load_model", None)
-    needs = "needs a guide: give --guide, or train one by python -m lab.train ar"
+    needs = "needs a guide: give --guide, or train it by python -m lab.train ar --out weights/tiny-ar"
     assert run(capsys, *command, "--strategy", "apd") == ("", f"dllm.py: apd {needs}\n", 2)
     _, err, code = run(capsys, *command, "--strategy", "llada", "--guide", saved)
-    assert (err, code) == ("dllm.py: strategy llada has no setting guide: that is a setting of apd, guided\n", 2)
+    assert (err, code) == ("dllm.py: strategy llada has no setting guide: that is a setting of apd, guided; it takes remasking\n", 2)
     monkeypatch.undo()
     _, err, code = run(capsys, *command, "--strategy", "apd", "--guide", "./nothing")
     assert code == 2 and err.count("\n") == 1 and "no checkpoint at ./nothing" in err
@@ -148,7 +148,11 @@ def damaged(saved, tmp_path, name, content: bytes) -> str:
         (["--prompt", "a" * 600], "the prompt has 602 tokens, gen_length is 128: together more than the model's 512"),
         (["--prompt", "a\udce9"], "the prompt is not valid UTF-8"),
         (["--prompt", "a", "--strategy", "warp"], "unknown strategy 'warp': choose one of llada, fast-dllm, localleap, streaming, d2f"),
-        (["--prompt", "a", "--colour", "red"], "unrecognized arguments: --colour red"),
+        (["--prompt", "a", "--strategy", "fastdllm"], "; did you mean fast-dllm?"),
+        (["--prompt", "a", "--colour", "red"], "unrecognized arguments: --colour red\n"),
+        (["--prompt", "a", "--treshold", "0.9"], "unrecognized arguments: --treshold 0.9; did you mean --threshold?"),
+        (["--prompt", "a", "--threshold", "90"], "threshold is 90.0, expected between 0 and 1, or 2 for never"),
+        (["--prompt", "a", "--col\x1b[31mour"], "unrecognized arguments: --col\ufffd[31mour"),
         (["--prompt", "a", "--radius", "2"], "strategy fast-dllm has no setting radius: that is a setting of localleap"),
         (["--prompt", "a", "--strategy", "localleap", "--radius=-1"], "radius is -1, expected at least 0"),
         (["--prompt", "a", "--strategy", "localleap", "--radius", "-1"], "radius is -1, expected at least 0"),
@@ -215,11 +219,46 @@ def test_bytes_that_are_no_text_are_refused(saved, capsys, monkeypatch):
     assert run(capsys, "--model", saved, "--prompt", "-") == ("", "dllm.py: the prompt is not valid UTF-8\n", 2)
 
 
+BENCH = "import sys; from lab import bench; bench.main(sys.argv[1:]); raise SystemExit"
+OUTPUTS = [
+    (["--prompt", "hello", *SHORT], "", "dllm.py: the answer"),
+    (["--strategy", "list"], "", "dllm.py: the list"),
+    (["--help"], "", "dllm.py: the help"),
+    (["--help"], BENCH, "lab.bench: the help"),
+    (["oracle", "--help"], BENCH, "lab.bench oracle: the help"),
+    (["oracle", "--limit", "1", "--length", "2"], BENCH, "lab.bench: the table"),
+    (
+        ["compare", "--limit", "1", "--task", "add", "--gen-length", "32", "--strategies", "streaming", "--json"],
+        BENCH,
+        "lab.bench: the table",
+    ),
+]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_an_answer_that_cannot_be_written_is_one_line(saved, tmp_path):
-    """Would catch a traceback, or success, when the disk is full."""
-    code = program.run(["--model", saved, "--prompt", "hello", *SHORT], stdout="/dev/full", stderr=tmp_path / "err")
-    assert (code, (tmp_path / "err").read_text()) == (1, "dllm.py: the answer cannot be written: No space left on device\n")
+@pytest.mark.parametrize("arguments, code, what", OUTPUTS, ids=[f"{what}{i}" for i, (_, _, what) in enumerate(OUTPUTS)])
+def test_an_output_that_cannot_be_written_is_one_line(saved, tmp_path, arguments, code, what):
+    """Would catch a traceback, at exit, too, or success, when the disk is full."""
+    arguments = [*arguments, *(["--model", saved] if "--prompt" in arguments else [])]
+    code = program.run(arguments, code, stdout="/dev/full", stderr=tmp_path / "err")
+    *_, last = re.split("[\r\n]+", (tmp_path / "err").read_text().strip())  # behind a progress bar
+    assert (code, last.strip()) == (2, f"{what} cannot be written: No space left on device")
+
+
+def test_without_an_output_there_is_no_answer(saved, tmp_path):
+    """Would catch success when stdout is closed (`>&-`)."""
+    code = program.run(["--model", saved, "--prompt", "hello", *SHORT], "import sys; sys.stdout = None", stderr=tmp_path / "err")
+    assert (code, (tmp_path / "err").read_text()) == (2, "dllm.py: the answer cannot be written: there is no standard output\n")
+
+
+@pytest.mark.parametrize(
+    "arguments, code", [(["--strategy", "list"], ""), (["--help"], ""), (["oracle", "--limit", "1", "--length", "2"], BENCH)]
+)
+def test_a_reader_who_has_enough_ends_it_quietly(tmp_path, arguments, code):
+    """Would catch a traceback behind `| head -3`: here the reader is gone before the first line."""
+    no_reader = "import os; reader, writer = os.pipe(); os.close(reader); os.dup2(writer, 1); "
+    code = program.run(arguments, no_reader + code, stderr=tmp_path / "err")
+    assert (code, (tmp_path / "err").read_text()) == (141, "")
 
 
 def test_it_runs_as_a_program(saved):
@@ -234,7 +273,8 @@ def test_it_runs_as_a_program(saved):
         "lab.infill",
         "lab.own_rule",
     }
-    assert not loaded & {"rich", "matplotlib"}
+    slow = {"rich", "matplotlib", "huggingface_hub", "torch._dynamo", "torch._inductor", "sympy"}
+    assert not loaded & slow  # each a tenth of a second and more
 
 
 def test_a_mistake_is_one_line_of_a_program(saved, tmp_path):

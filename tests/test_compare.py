@@ -1,13 +1,15 @@
 """Comparisons count what they say, on the same problems for all, and a page of results re-measures itself."""
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
 
 from lab import bench, command_line, compare, report
+from lab.command_line import TINY, made_for
 from lab.tasks import TASKS
-from strategies import STRATEGIES
+from strategies import STRATEGIES, Share, build, named, require
 
 ONE = ["--limit", "1", "--task", "add", "--gen-length", "32"]
 
@@ -64,13 +66,12 @@ def test_tasks_are_added_up_on_the_same_problems(capsys):
 
 
 def test_a_guided_strategy_gets_the_embedded_guide(capsys, monkeypatch):
-    """Would catch a guide that the bench does not load, and one that a contender names and nobody does."""
+    """Would catch a guide that the bench does not load, also one that a contender names, and another that is taken in its place."""
     monkeypatch.setattr(command_line, "guide_for", lambda strategy: command_line.TINY if strategy == "guided" else None)
     bench.main(["compare", *ONE, "--strategies", "guided:top=2000"])
     assert float(table(capsys.readouterr().out)["guided:top=2000"][2]) <= 4  # forwards
-    with pytest.raises(SystemExit):
-        bench.main(["compare", *ONE, "--strategies", "guided:guide=weights/tiny"])
-    assert "guide is 'weights/tiny', expected a value of type LLaDA" in capsys.readouterr().err
+    bench.main(["compare", *ONE, "--strategies", f"guided:guide={TINY},guided:guide={made_for('ar')[0]}"])
+    assert [row[0] for row in table(capsys.readouterr().out).values()] == ["right", "0.0%", "100.0%"]
 
 
 def test_a_batch_changes_no_count(capsys):
@@ -92,6 +93,27 @@ def test_a_contender_is_a_strategy_with_settings(capsys):
     assert rows["llada:steps=4"][2] == "4.0" and rows["llada:gen-length=64:block_length=64"][2] == "64.0"
 
 
+def test_a_contender_names_its_adapter(capsys, monkeypatch):
+    """Would catch an adapter that two contenders of one strategy share, and `none` that means the embedded one."""
+    tiny, adapted, loaded = command_line.TINY, command_line.made_for("d2f")[1], []
+    load = lambda source, adapter, *how: loaded.append((source, adapter)) or command_line.load_model(source, adapter, *how)
+    monkeypatch.setattr(compare, "model_of", load)
+    bench.main(["compare", *ONE, "--strategies", f"d2f:adapter=none,d2f,llada:adapter={adapted}"])
+    assert loaded[:3] == [(tiny, None), (tiny, adapted), (tiny, str(adapted))] and set(loaded[3:]) <= {(tiny, None)}
+    assert list(table(capsys.readouterr().out))[1:] == ["d2f:adapter=none", "d2f", f"llada:adapter={adapted}"]
+
+
+def test_pairs_are_counted_problem_by_problem(capsys, monkeypatch):
+    """Would catch sums that are subtracted, pairs across batches, and a test of one side only."""
+    right = iter([True, False, False, True, True, False])  # first and second on two problems, then on one
+    monkeypatch.setattr(compare, "check", lambda problem, text: next(right))
+    small = ["--limit", "3", "--batch-size", "2", "--paired"]
+    bench.main(["compare", *ONE, *small, "--strategies", "llada:steps=1,llada:steps=2"])
+    rows = table(capsys.readouterr().out)
+    assert [rows[f"llada:steps={n}"][-2:] for n in (1, 2)] == [["+0 -0", "1"], ["+1 -2", "1"]]
+    assert compare.against({"gained": 1, "lost": 7})["by chance"] == "0.07"  # 2 * (1 + 8) / 256
+
+
 def test_a_sweep_varies_the_main_setting_of_each(capsys):
     """Would catch a sweep that measures the same point again and again."""
     bench.main(["compare", *ONE, "--sweep", "--strategies", "llada,fast-dllm:cache=none,saber"])
@@ -102,6 +124,29 @@ def test_a_sweep_varies_the_main_setting_of_each(capsys):
     for name, (setting, values) in compare.SWEEPS.items():
         for value in values:
             compare.contender(f"{name}:{setting}={value}")
+
+
+def labels(text: str, gen_length: int = 128) -> list[str]:
+    return [each.label for each in compare.sweep(compare.contender(text), gen_length)]
+
+
+def test_a_point_of_a_sweep_has_its_setting_once(capsys, tmp_path):
+    """Would catch threshold=0.8:threshold=0.99, a contender that is measured twice, steps for another length, a threshold beside the
+    factor that replaces it, and a rule of one's own with a setting that nobody varies."""
+    assert labels("fast-dllm:threshold=0.8:cache=dual")[0] == "fast-dllm:cache=dual:threshold=0.99"
+    assert labels("llada:gen-length=64") == [f"llada:gen-length=64:steps={n}" for n in (64, 32, 16, 8)]
+    assert labels("fast-dllm:factor=1") == ["fast-dllm:factor=1"] and labels("saber") == ["saber"]
+    assert labels("credit")[0] == "credit:threshold=0.99"
+    args = bench.command_line().parse_args(["compare", "--sweep", "--strategies", "fast-dllm:threshold=0.8,fast-dllm"])
+    assert [c.label for c in compare.chosen_contenders(args)[0]] == [f"fast-dllm:threshold={t}" for t in compare.SURE]
+
+    @named("own.py:rule")
+    def builder(least: Share = 0.5):
+        """A rule of one's own."""
+        return require(least < 0.99, "least", least, "below 0.99") or build("fast-dllm", threshold=least)
+
+    assert labels("own.py:rule")[:2] == ["own.py:rule:least=0.95", "own.py:rule:least=0.9"]
+    del STRATEGIES["own.py:rule"]
 
 
 def test_the_plot_shows_every_contender(capsys, tmp_path):
@@ -143,8 +188,18 @@ def test_a_page_measures_itself_anew(tmp_path):
         (["--strategies", "llada:threshold=1"], "strategy llada has no setting threshold: that is a setting of fast-dllm"),
         (["--strategies", "fast-dllm:threshold=much"], "threshold is 'much', expected a value of type float"),
         (["--strategies", "fast-dllm:threshold"], "threshold is '', expected a value of type float"),
+        (["--strategies", "fast-dllm:treshold=0.9"], "fast-dllm has no setting treshold; did you mean threshold?"),
+        (["--strategies", "fast-dllm:gen-lenght=64"], "did you mean gen_length?"),
+        (["--strategies", "local-leap"], "did you mean localleap?"),
+        (["--strategie-s", "llada"], "did you mean --strategies?"),
+        (["--strategies", "fast-dllm:threshold=90"], "threshold is 90.0, expected between 0 and 1, or 2 for never"),
+        (["--strategies", "d2f,fast-dllm:model=./nowhere"], "no checkpoint at ./nowhere"),
+        (["--eos", "never"], "argument --eos: invalid choice: 'never'"),
+        (["--gen-length", "8192"], "together more than the model's"),
         (["--strategies", "greedy-oracle:tau=1"], "strategy fast-dllm has no setting tau"),
         (["--strategies", "fast-dllm:cache=triple"], "cache is 'triple', expected one of none, prefix, dual"),
+        (["--strategies", "d2f:adapter"], "adapter is '', expected a folder, a Hugging Face id, or none"),
+        (["--strategies", "d2f:adapter=./nowhere"], "no checkpoint at ./nowhere"),
         (["--gen-length", "33"], "gen_length 33 is not a multiple of block_length 32: the nearest is 32"),
         (["--task", "chess"], "task is 'chess', expected stories, or of one-step"),
         (["--model", "./nowhere"], "no checkpoint at ./nowhere"),
@@ -158,6 +213,120 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, message):
         bench.main(["compare", *arguments])
     out, err = capsys.readouterr()
     assert (exit.value.code, out) == (2, "") and err.count("\n") == 1 and message in err
+
+
+def test_all_are_compared_with_one_end(capsys, monkeypatch):
+    """Would catch a speed-up that is padding: LLaDA filling its canvas beside another that stops at its EOS."""
+    line = [
+        "compare",
+        "--limit",
+        "1",
+        "--task",
+        "add",
+        "--gen-length",
+        "64",
+        "--strategies",
+        "llada:steps=4,streaming,llada:steps=4:eos=fill",
+    ]
+    forwards = {}
+    for eos in ("stop", "own", "fill"):
+        bench.main([*line, "--eos", eos])
+        text = capsys.readouterr().out
+        assert f"eos {eos}" in text
+        forwards[eos] = [float(row[2]) for row in list(table(text).values())[1:]]
+    assert forwards["stop"][0] == 2 < forwards["stop"][2] == 4  # a contender's own word counts
+    assert forwards["own"] == [4, forwards["stop"][1], 4] and forwards["fill"][1] > forwards["own"][1]
+    assert bench.command_line().parse_args(["compare"]).eos == "stop"
+
+
+def test_a_contender_at_its_limit_is_out_and_the_rest_goes_on(capsys):
+    """Would catch a traceback that costs the others their figures, and figures over fewer problems than theirs."""
+    line = ["compare", "--limit", "3", "--task", "add,compare", "--gen-length", "32"]
+    bench.main([*line, "--strategies", "fast-dllm:threshold=2:steps=3,streaming"])
+    text = capsys.readouterr().out
+    rows = table(text)
+    assert rows["fast-dllm:threshold=2:steps=3"] == ["none", *[""] * 7] and rows["streaming"][2] != ""
+    assert "fast-dllm:threshold=2:steps=3: steps=3 forwards are spent, " in text and list(table(text, 1)) == ["right", "streaming"]
+    bench.main([*line, "--strategies", "fast-dllm:threshold=2:steps=3,streaming", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["without"]) == ["fast-dllm:threshold=2:steps=3"] and list(found["figures"]["all"]) == ["streaming"]
+    with pytest.raises(SystemExit) as exit:
+        bench.main([*line, "--strategies", "fast-dllm:threshold=2:steps=3"])
+    out, err = capsys.readouterr()
+    assert exit.value.code == 2 and out == "" and "steps=3 forwards are spent" in err
+
+
+def stop_at(monkeypatch, module, name: str, number: int) -> None:
+    """Press Ctrl-C in the number-th call of this function."""
+    calls, real = [], getattr(module, name)
+
+    def call(*arguments, **named):
+        calls.append(1)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(module, name, call)
+
+
+def test_ctrl_c_shows_what_was_done(capsys, monkeypatch, tmp_path):
+    """Would catch a traceback, hours that are lost, a contender with one problem more than the others, and a plot of half a comparison."""
+    stop_at(monkeypatch, compare, "answer", 4)
+    line = ["compare", "--task", "add", "--limit", "9", "--gen-length", "32", "--strategies", "streaming,llada:steps=4"]
+    with pytest.raises(SystemExit) as exit:
+        bench.main([*line, "--json"])
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert exit.value.code == 130 and "Traceback" not in err and found["stopped"] and err.endswith("done till then\n")
+    assert {f["accuracy"] for f in found["figures"]["all"].values()} <= {0.0, 1.0}  # of one problem each
+    stop_at(monkeypatch, compare, "answer", 1)
+    with pytest.raises(SystemExit) as exit:
+        bench.main(line)
+    assert exit.value.code == 130 and capsys.readouterr().out == ""
+
+
+def test_a_long_comparison_says_how_it_stands(capsys, monkeypatch):
+    """Would catch a quarter of an hour without a word."""
+    monkeypatch.setattr(compare, "SHOWN_EVERY", 2)
+    line = ["compare", "--task", "add", "--limit", "2", "--gen-length", "32", "--strategies", "streaming,llada:steps=4"]
+    bench.main(line)
+    out, err = capsys.readouterr()
+    assert err.count("So far:") == 2 and "So far" not in out and "| streaming " in err
+
+
+@pytest.mark.parametrize(
+    "contender, message",
+    [
+        ("learn2pd", "learn2pd: its filter of weights/ was made for another model"),
+        ("spiffy", "spiffy: its graph of weights/"),
+        ("guided", "guided: its guide of weights/"),
+        ("ar", "ar needs a model trained for it, which --model is for the others: give ar:model=FOLDER"),
+        ("fast-dllm,learn2pd:model={own}", "learn2pd:model={own}: its filter of weights/ was made for another model than {own}"),
+    ],
+)
+def test_what_belongs_to_the_embedded_model_judges_no_other(capsys, tmp_path, contender, message):
+    """Would catch a model of one's own compared with the embedded model's filter, graph or guide, and a masked model that is asked for the
+    next token, which gets 0 %."""
+    own = shutil.copytree(TINY, tmp_path / "own")
+    with pytest.raises(SystemExit) as exit:
+        bench.main(["compare", *ONE, "--model", str(own), "--strategies", contender.format(own=own)])
+    out, err = capsys.readouterr()
+    assert (exit.value.code, out, err.count("\n")) == (2, "", 1) and message.format(own=own) in err
+    named = {"learn2pd": f"learn2pd:filter={TINY.with_name('tiny-filter.safetensors')}", "ar": f"ar:model={TINY.with_name('tiny-ar')}"}
+    if contender in named:
+        bench.main(["compare", *ONE, "--model", str(own), "--strategies", named[contender]])
+        assert table(capsys.readouterr().out)[named[contender]][0] == "100.0%"
+
+
+def test_by_default_a_model_of_ones_own_meets_those_that_need_no_more(capsys, tmp_path):
+    """Would catch a default comparison that stops at the first strategy that needs a guide, and one that leaves it out without a word."""
+    own = shutil.copytree(TINY, tmp_path / "own")
+    args = bench.command_line().parse_args(["compare", "--model", str(own)])
+    contenders, left_out = compare.chosen_contenders(args)
+    assert {"ar", "apd", "guided", "learn2pd", "spiffy"} & set(STRATEGIES) == set(left_out)
+    assert [c.label for c in contenders] == [name for name in STRATEGIES if name not in left_out]
+    args = bench.command_line().parse_args(["compare", "--model", str(TINY)])
+    assert compare.chosen_contenders(args)[1] == {}
 
 
 def test_the_stories_are_tasks():

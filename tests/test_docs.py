@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import random_filter
-from lab import bench, calibrate, command_line, gallery, trace
+from lab import bench, calibrate, command_line, filter, gallery, trace, train
 from strategies import STRATEGIES, options
 from test_goldens import CASES, RELATED
 
@@ -153,7 +153,13 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
         monkeypatch.setattr(gallery, "FOLDER", tmp_path / "gallery")
         gallery.main()
     else:
-        assert words[1:3] == ["-m", "lab.train"], command  # which tests/test_train.py runs
+        assert words[1:3] == ["-m", "lab.train"], command
+        asked = []
+        monkeypatch.setattr(train, "carry_out", asked.append)  # which tests/test_train.py and test_filter.py run
+        monkeypatch.setattr(filter, "carry_out", asked.append)
+        monkeypatch.chdir(ROOT)  # where a teacher is
+        train.main(words[3:])
+        assert Path(asked[0].out).parts[0] == "runs" or asked[0].replace
         return
     assert capsys.readouterr().out  # a line at least: the tiny model may have nothing to say to what 8B weights are asked
 

@@ -112,17 +112,18 @@ def test_one_command_makes_a_file_that_learn2pd_reads(tmp_path, capsys, monkeypa
     assert f"wrote {file}" in capsys.readouterr().err and [other.name for other in tmp_path.iterdir()] == [file.name]
     assert build("learn2pd", filter=str(file)).block_length == 8
     first = load_file(file)
-    train.main(["filter", *short])
+    train.main(["filter", *short, "--replace"])
     assert all(tensor.equal(first[name]) for name, tensor in load_file(file).items())  # the same seed, the same filter
     capsys.readouterr()
     monkeypatch.setattr(filter, "load_model", lambda source: pytest.fail("worked before it had checked"))
     for flags, message in [
-        ([*short, "--limit=0"], "limit is 0, expected 1 or more"),
+        ([*short, "--limit=0"], "limit is 0, expected at least 1"),
         ([*short, "--adam=nan"], "adam is nan"),
         ([*short, "--cache=triple"], "cache is 'triple', expected one of none, prefix, dual"),
         ([*short, "--gen-length=12"], "gen_length 12 is not a multiple of block_length 8"),
-        ([*short, f"--out={tmp_path}/no/filter"], "expected a file in a folder that is there"),
-        ([*short, f"--out={tmp_path}"], "expected a file in a folder that is there"),
+        ([*short, f"--out={file}/filter"], "File exists"),
+        ([*short, f"--out={tmp_path}"], "expected a file, not a folder"),
+        (short, "is there: give another file, or --replace"),
         (["--width=3"], "unrecognized arguments: --width=3"),
     ]:
         with pytest.raises(SystemExit) as exit:

@@ -18,7 +18,7 @@ def tiny():
 
 def solved(tiny, task: str, count: int, strategy: str, **settings) -> int:
     stream = problems(77, task, held_out=True)
-    return compare.answer(*tiny, [next(stream) for _ in range(count)], strategy, gen_length=128, **settings)[1]
+    return sum(compare.answer(*tiny, [next(stream) for _ in range(count)], strategy, gen_length=128, **settings)[1])
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -1,7 +1,9 @@
 """Traces: they replay to the run they recorded, survive a kill, and refuse what they cannot read or write before any work."""
 
+import copy
 import dataclasses
 import json
+import resource
 import signal
 import time
 from pathlib import Path
@@ -26,6 +28,13 @@ class Letters:
 
     def decode(self, ids, skip_special_tokens=True):
         return "".join(f"<{i}>" for i in ids)
+
+
+def model_with_ends(*ids: int):
+    """A random model with further end tokens."""
+    model = copy.copy(random_model(0))
+    model.config = dataclasses.replace(model.config, end_token_ids=ids)
+    return model
 
 
 def recorded(stream, canvas, path, row=0) -> list[dict]:
@@ -122,14 +131,16 @@ def test_ranges_are_half_open_and_joined():
 def test_the_header_says_what_was_run(saved, capsys, tmp_path):
     """Would catch a trace that nobody can repeat: a default that is not told, a version, a special token."""
     path = tmp_path / "run.jsonl"
-    _, _, code = run(capsys, "--model", saved, "--prompt", "hello", "--threshold", "0.4", "--trace", path, *SHORT)
+    out, _, code = run(capsys, "--model", saved, "--prompt", "hello", "--threshold", "0.4", "--trace", path, *SHORT)
     header, *forwards = traces.read(path)
     assert code == 0 and header["strategy"] == {
         "name": "fast-dllm",
         "settings": {"cache": "prefix", "threshold": 0.4, "factor": None},
         "exact": False,
     }
-    assert header["settings"]["gen_length"] == 16 and header["settings"]["eos"] == "fill" and header["special"] == {"mask": 39, "eos": 38}
+    assert header["settings"]["gen_length"] == 16 and header["settings"]["eos"] == "fill"
+    assert header["special"] == {"mask": 39, "eos": 38, "ends": [38]} and header["question"] == "hello"
+    assert forwards[-1]["answer"] + "\n" == out and not any("answer" in record for record in forwards[:-1])
     assert set(header["settings"]) == set(options(dllm.Settings)) and header["versions"]["torch"] == torch.__version__
     assert "".join(header["tokens"][str(i)] for i in header["prompt"]) == "hello? "
     assert len(forwards) <= 16 and all(record["ms"] > 0 for record in forwards)
@@ -215,11 +226,80 @@ def test_a_full_disk_is_one_line(saved, tmp_path, capsys):
     assert err == f"dllm.py: the trace {tmp_path / 'run.jsonl'} cannot be written: No space left on device\n"
 
 
+def test_a_disk_that_gets_full_leaves_whole_lines(tmp_path):
+    """Would catch half a record: the disk takes the first part of a line without a word, and refuses only the next."""
+    canvas = dllm.prepare(random_model(0), [1, 2, 3], "llada", LENGTHS)
+    path, seen = tmp_path / "run.jsonl", []
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9000, before[1]))
+        with pytest.raises(OSError, match=f"the trace {path} cannot be written: File too large"):
+            for step in traces.trace(dllm.stream(canvas), canvas, Letters(), str(path)):
+                seen.append(step.nfe)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes().endswith(b"}\n") and len(traces.read(path)) == 1 + len(seen) > 2
+
+
+def test_a_page_for_which_there_is_no_room_leaves_nothing(saved, written, tmp_path, capsys):
+    """Would catch half a page, a temporary file that stays, and a page of before that is gone."""
+    (tmp_path / "page.html").write_text("before")
+    names = sorted(file.name for file in tmp_path.iterdir())
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9000, before[1]))
+        made = make_page(capsys, written, "--out", tmp_path / "page.html")
+        ran = run(capsys, "--model", saved, "--prompt", "a", "--trace", tmp_path / "page.html", *SHORT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    line = f"{tmp_path / 'page.html'} cannot be written: File too large\n"
+    assert made == ("", "lab.trace: " + line, 2) and ran == ("", "dllm.py: " + line, 2)
+    assert sorted(file.name for file in tmp_path.iterdir()) == names and (tmp_path / "page.html").read_text() == "before"
+
+
+def test_infinity_never_enters_a_trace(tmp_path):
+    """Would catch a trace that no browser can read, and one that ends with its first infinite number."""
+    canvas = dllm.prepare(random_model(0), [1, 2, 3], "llada", LENGTHS)
+    own = {"factor": float("inf"), "guide": random_model(0), "threshold": 0.5, "n": 2, "cache": None}
+    for _ in traces.trace(dllm.stream(canvas), canvas, Letters(), str(tmp_path / "run.jsonl"), "a name", own):
+        pass
+    told = traces.read(tmp_path / "run.jsonl")[0]["strategy"]["settings"]
+    assert told == {"factor": "inf", "guide": str(own["guide"]), "threshold": 0.5, "n": 2, "cache": None}
+    with pytest.raises(ValueError):
+        traces.compact([float("nan")])
+
+
+def test_an_answer_is_recorded_as_text_once_it_is_full(tmp_path):
+    """Would catch a character of several tokens that is spelt by none of them, what stands behind the end, and padding."""
+    smile = "🙂".encode()
+
+    class Bytes(Letters):
+        def decode(self, ids, skip_special_tokens=True):
+            return bytes(smile[i % 4] for i in ids).decode(errors="replace")
+
+    canvas = dllm.prepare(random_model(0), [1, 2, 3], "llada", {"gen_length": 8, "block_length": 8})
+    recorder = traces.Recorder(canvas, Bytes(), 0)
+    recorder.canvas = [1, 2, 3, 0, 1, 2, 3, EOS, 0, 1, 2]
+    assert recorder.answer() == "🙂"
+    canvas = dllm.prepare(model_with_ends(7, 9), [1, 2, 3], "llada", {"gen_length": 8, "block_length": 8})
+    for _ in traces.trace(dllm.stream(canvas), canvas, Bytes(), str(tmp_path / "run.jsonl"), question="why?"):
+        pass
+    header, *_, before, record = traces.read(tmp_path / "run.jsonl")
+    assert header["special"] == {"mask": MASK, "eos": EOS, "ends": [EOS, 7, 9]} and {"7", "9"} <= set(header["tokens"])
+    recorder = traces.Recorder(canvas, Bytes(), 0)
+    recorder.canvas = [1, 2, 3, 0, 1, 2, 3, 9, EOS, 0, 1]
+    assert recorder.answer() == "🙂"
+    assert header["question"] == "why?" and "answer" not in before and "answer" in record
+
+
 # --- reading, and the page ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def written(tmp_path) -> Path:
+    """A trace of 24 forwards."""
     canvas = dllm.prepare(random_model(0), [1, 2, 3], "llada", LENGTHS)
     recorded(dllm.stream(canvas), canvas, tmp_path / "run.jsonl")
     return tmp_path / "run.jsonl"
@@ -277,6 +357,112 @@ def test_what_is_no_trace_is_one_line_and_exit_code_2(written, tmp_path, capsys,
     out, err, code = make_page(capsys, written, "--out", tmp_path / "page.html")
     assert (out, err, code) == ("", f"lab.trace: {written} {message}\n", 2)
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40, 120])
+def test_a_torn_last_line_is_left_out(written, tmp_path, capsys, cut):
+    """Would catch a run that cannot be looked at because its end was cut off; of a line that lost only its end nothing is missing."""
+    whole = traces.read(written)
+    written.write_bytes(written.read_bytes()[:-cut])
+    assert traces.read(written) == (whole if cut == 1 else whole[:-1])
+    assert make_page(capsys, written, "--out", tmp_path / "page.html")[2] == 0
+    for torn in ("null", "[]", "5", '{"nfe": 1e999}'):
+        written.write_text("".join(json.dumps(record) + "\n" for record in whole) + torn)
+        assert traces.read(written) == whole
+
+
+WRONG = {  # of which field, in the header and in a record
+    0: {
+        "prompt": [None, [1], "1,2", [1, 2, "3"], [1, 2, -3], [1, 2, True], {"length": 3}],
+        "prompt_length": [0, -1, 4, 3.5, "3", None],
+        "gen_length": [0, -8, 10**9, 24.5, "24", [], 10**400],
+        "block_length": [0, 25, 10**9, "8", None],
+        "padding": [-1, 3, None],
+        "special": [None, [], {}, {"mask": 39}, {"mask": "39", "eos": 38}, {"mask": 39, "eos": 38, "ends": 38},
+                    {"mask": 39, "eos": 38, "ends": ["a"]}, {"mask": 39, "eos": 38, "ends": {}}],
+        "given": [None, 5, {}, [5], [[2, 1]], [[27, 1]], [[4, -1]], [[4]], [[4, 1, 1]], [[5, 1], [4, 1]], [[4, 1], [4, 1]]],
+        "strategy": [None, "llada", {}, {"name": 5, "settings": {}, "exact": True}, {"name": "", "settings": [], "exact": True}],
+        "settings": [None, [], "a"],
+        "model": [None, 5],
+        "versions": [[], 5],
+        "question": [5, None, []],
+        "tokens": [None, [], {"a": "b"}, {"1": 5}, {"-1": "a"}, {"\u0661": "a"}],
+        "version": [True, "1", None, [[]], 10**400, 0],
+    },
+    3: {
+        "nfe": [None, -1, 1.5, "2", [], 10**30],
+        "window": [None, [], [3], [2, 9], [9, 3], [3, 28], [3, 9, 9], ["3", "9"]],
+        "blocks": [None, [0], [-1, 1], [0, 1, 2], "01"],
+        "query": [None, 5, [5], [[0]], [[5, 3]], [[0, 28]], [[-1, 5]], [[0, 9], [3, 12]], [[0, 9]] * 9, [[0, 1.5]]],
+        "visible": [None, {}, {"a": 1}, [[0, 28]]],
+        "candidates": [None, {}, [[4, 1, 0.5]], [[4, 1, 0.5, ""]], [[4, 1, 0.5, {}]],
+                       [[2, 1, 0.5, []]], [[4, 1, -0.1, []]], [[4, 1, 1.1, []]], [[4, 1, "1", []]], [[4, 1, 0.5, None]],
+                       [[4, 1, 0.5, [[1]]]], [[4, 1, 0.5, [[1, 2]]]], [[4, 1, 0.5, [["a", 0.5]]]],
+                       [[4, 1, True, []]], [[5, 1, 0.5, []], [4, 1, 0.5, []]]],
+        "writes": [None, [[2, 1]], [[27, 1]], [[4, None]], [[4, 1], [4, 2]], {"4": 1}],
+        "unwrites": [None, 0, [[4.5, 1]], [[4, 2**53]]],
+        "rows": [None, -1, 0.5],
+        "ms": [None, -1, "5", True, 10**400],
+        "tokens": [None, {"1": None}],
+        "answer": [None, 5, {}],
+    },
+}  # fmt: skip
+
+
+def test_the_reader_takes_nothing_on_trust(written):
+    """Would catch a field of another type or size, which the page, or whoever works with the records, would stumble over."""
+    lines = written.read_text().splitlines()
+    for number, fields in WRONG.items():
+        for field, values in fields.items():
+            for value in values:
+                written.write_text("\n".join(damaged(lines, number, **{field: value})) + "\n")
+                with pytest.raises(ValueError) as error:
+                    traces.read(written)
+                version = f"{written} is a trace of version {value if value == 0 and value is not False else 'unknown'}: expected version 1"
+                assert str(error.value) == (
+                    version if field == "version" else f"{written} is damaged: line {number + 1} is not a whole record"
+                ), (field, value)
+    written.write_text("\n".join(damaged(lines, 3, note=[{}])) + "\n")  # a field that it does not know
+    assert len(traces.read(written)) == 25
+
+
+def test_old_traces_are_read(written, tmp_path, capsys):
+    """Would catch a field that came later and is asked for."""
+    header, *forwards = traces.read(written)
+    for name in ("question", "given"):
+        del header[name]
+    del header["special"]["ends"], forwards[-1]["answer"]
+    written.write_text("".join(json.dumps(record) + "\n" for record in (header, *forwards)))
+    assert traces.read(written) == [header, *forwards] and len(list(traces.replay(traces.read(written)))) == 24
+
+
+def test_a_field_that_is_nested_too_deep_is_one_line(written, tmp_path, capsys):
+    """Would catch a traceback from the writer of the page, for what the reader has just been able to read."""
+    lines = written.read_text().splitlines()
+    for depth in range(800, 1000, 5):
+        written.write_text("\n".join([lines[0][:-1] + ',"note":' + "[" * depth + "]" * depth + "}", *lines[1:]]) + "\n")
+        out, err, code = make_page(capsys, written, "--out", tmp_path / "page.html")
+        assert (code, err) == (0, "") or (code == 2 and err.count("\n") == 1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_the_name_of_the_page_may_have_nowhere_to_go(written, tmp_path):
+    """Would catch a traceback at exit, after the line or instead of it."""
+    code = "import sys; from lab import trace; trace.main(sys.argv[1:]); raise SystemExit"
+    code = program.run([written, "--out", tmp_path / "page.html"], code, stdout="/dev/full", stderr=tmp_path / "err")
+    line = "lab.trace: the name of the page cannot be written: No space left on device\n"
+    assert (code, (tmp_path / "err").read_text()) == (2, line)
+
+
+def test_a_canvas_that_no_page_can_draw_is_refused(written, tmp_path, capsys):
+    """Would catch a page that keeps a browser busy for minutes, and a decode whose page is refused when it is done."""
+    canvas = dllm.prepare(random_model(0, max_sequence_length=2**15), [1, 2, 3], "llada", {"gen_length": 2**14, "block_length": 2**13})
+    with pytest.raises(ValueError, match="^a canvas of 16387 slots: a page draws at most 16384$"):
+        next(traces.trace(dllm.stream(canvas), canvas, Letters(), str(tmp_path / "run.html")))
+    assert not (tmp_path / "run.html").exists()
+    written.write_text(written.read_text().replace('"gen_length":24', f'"gen_length":{2**14}'))
+    line = "lab.trace: a canvas of 16387 slots: a page draws at most 16384\n"
+    assert make_page(capsys, written, "--out", tmp_path / "p.html") == ("", line, 2) and not (tmp_path / "p.html").exists()
 
 
 def test_wrong_files_are_one_line_and_exit_code_2(written, tmp_path, capsys):

@@ -2,9 +2,11 @@
 
 import json
 import math
+import os
 import runpy
+import signal
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 
@@ -12,9 +14,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from conftest import random_model
+from conftest import full_disk, random_model
 from lab import train
+from lab.files import locked
 from lab.tasks import problems
 from lab.tokenizer import build, chat
 from lab.train import Batch, Settings, collate, diffusion_loss, draw_masks, score, two_stream_loss, two_stream_mask
@@ -232,7 +237,23 @@ def test_prompts_are_padded_on_the_left():
 
 
 def flags(s: Settings) -> list[str]:
-    return [f"--{name.replace('_', '-')}={value}" for name, value in vars(s).items() if name != "compile"] + ["--no-compile"]
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in vars(s).items() if type(value) is not bool]
+    return given + ["--no-compile"] + ["--replace"] * s.replace
+
+
+def refused(arguments: list[str], capsys, code: int = 2) -> str:
+    """The one line that a command ends in."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        train.main(arguments)
+    error = capsys.readouterr().err.split("\r")[-1]
+    last = error.splitlines()[-1]
+    assert exit.value.code == code and last.startswith("lab.train") and "Traceback" not in error
+    return last
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in Path(folder).iterdir()} if Path(folder).exists() else {}
 
 
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
@@ -289,24 +310,149 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     module, opts = s.begin()
     train.save_checkpoint(s, 3, module, opts)
 
-    def crash(tensors, file, notes):
-        Path(file).write_bytes(b"half")
-        raise KeyboardInterrupt
+    for error, raised in ((KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "No space left on device"), ValueError)):
 
-    monkeypatch.setattr(train, "save_file", crash)
-    with pytest.raises(KeyboardInterrupt):
-        train.save_checkpoint(s, 4, module, opts)
-    assert train.read_checkpoint(s)[0] == 3
+        def crash(tensors, file, notes):
+            Path(file).write_bytes(b"half")
+            raise error
+
+        monkeypatch.setattr(train, "write_tensors", crash)
+        with pytest.raises(raised):
+            train.save_checkpoint(s, 4, module, opts)
+        assert train.read_checkpoint(s)[0] == 3 and [file.name for file in Path(s.run).iterdir()] == [train.CHECKPOINT]
+
+
+def damaged(tensors: dict, notes: dict) -> dict:
+    """What a checkpoint file may hold instead of tensors and notes: {words of the refusal: (tensors, notes)}."""
+    name, momentum = "model/wte.weight", next(name for name in tensors if name.startswith("0/"))
+    recipe = json.loads(notes["recipe"])
+    without = lambda key, of: {name: value for name, value in of.items() if name != key}
+    no_checkpoint = [
+        {"recipe": notes["recipe"]}, {"step": notes["step"]}, None, {}, notes | {"step": "half"}, notes | {"step": "-1"},
+        notes | {"step": "0"}, notes | {"step": "9"}, notes | {"step": "9" * 5000}, notes | {"recipe": "[]"}, notes | {"recipe": "[" * 100_000},
+    ]  # fmt: skip
+    return [("is no checkpoint of this program", tensors, other) for other in no_checkpoint] + [
+        ("least is 0.15, but", tensors, notes | {"recipe": json.dumps(recipe | {"least": "\x1b[2J"})}),
+        ("is damaged: 'model/wte.weight' is missing", without(name, tensors), notes),
+        ("is damaged: 'model/other' is missing or too much", tensors | {"model/other": torch.ones(2)}, notes),
+        ("is missing or too much", without(momentum, tensors) | {momentum + "\x1b": tensors[momentum]}, notes),
+        ("is damaged: model/wte.weight is of another shape", tensors | {name: torch.ones(2)}, notes),
+        ("is damaged: model/wte.weight is of another shape or type", tensors | {name: tensors[name].double()}, notes),
+        ("is damaged: model/wte.weight is not finite", tensors | {name: tensors[name] * math.nan}, notes),
+        (f"is damaged: {momentum} is not finite", tensors | {momentum: tensors[momentum] + math.inf}, notes),
+    ]
 
 
 def test_a_damaged_checkpoint_is_one_line(tmp_path, capsys):
-    """A traceback of the file's library, or a run that starts over and writes over what might be saved."""
-    s = small(tmp_path)
-    Path(s.run).mkdir()
-    Path(s.run, "checkpoint.safetensors").write_bytes(b"half")
-    with pytest.raises(SystemExit) as exit:
-        train.main(flags(s))
-    assert exit.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+    """A traceback of the file's library, a run that starts over and writes over what might be saved, weights trained by half of a state."""
+    s = small(tmp_path, steps=2)
+    train.main(flags(s))
+    file, out = Path(s.run, train.CHECKPOINT), files(s.out)
+    with safe_open(file, "pt") as f:
+        tensors, notes = {name: f.get_tensor(name) for name in f.keys()}, f.metadata()
+    for words, kept, other in damaged(tensors, notes):
+        save_file(kept, file, other)
+        before = file.read_bytes()
+        line = refused(flags(s), capsys)
+        assert words in line and line.isprintable() and len(line) < 500
+        assert files(s.run) == {train.CHECKPOINT: before} and files(s.out) == out
+    file.write_bytes(b"half")
+    assert "is no checkpoint of this program" in refused(flags(s), capsys)
+
+
+def test_what_is_not_finite_is_never_written(tmp_path, capsys, monkeypatch):
+    """Hours of training on NaN, and a model of it with exit code 0."""
+    assert "adam is 1e+30, expected between 0 and 1" in refused([*flags(small(tmp_path)), "--adam=1e30"], capsys)
+    with monkeypatch.context() as patch:
+        step, s = train.train_step, small(tmp_path / "loss", steps=4)
+        loss = lambda self, step, *rest: tuple(x * (math.nan if step == 2 else 1) for x in diffusion_loss(*rest[:2], 0.15, False, rest[2]))
+        patch.setattr(Settings, "loss", loss)
+        assert "in step 3 the loss or its gradient is not finite: lower adam" in refused(flags(s), capsys)
+        assert files(s.out) == {} and train.read_checkpoint(s)[0] == 2
+
+    def overshoot(s, number, rank, module, opts):
+        counts = step(s, number, rank, module, opts)
+        if number == 3:
+            module.wte.weight.data[0] = math.inf
+        return counts
+
+    monkeypatch.setattr(train, "train_step", overshoot)
+    s = small(tmp_path / "weight", steps=4)
+    assert "after step 4 not all weights are finite" in refused(flags(s), capsys)
+    assert files(s.out) == {} and train.read_checkpoint(s)[0] == 3
+
+
+def test_weights_that_are_there_are_replaced_only_if_that_is_said(tmp_path, capsys):
+    """A try of two steps that leaves garbage where the embedded model was (it did); a killed run that cannot write what it has begun."""
+    s = small(tmp_path, steps=2)
+    for kind in ("train", "ar", "d2f", "filter"):
+        default = train.importlib.import_module(f"lab.{kind}").Settings
+        assert next(f.default for f in fields(default) if f.name == "out").startswith("runs/")
+    train.main(flags(s))
+    train.main(flags(s))  # its own
+    first, other = files(s.out), replace(s, run=str(tmp_path / "other"), seed=1)
+    line = refused(flags(other), capsys)
+    assert "holds weights: give another folder, or --replace" in line and files(s.out) == first and not Path(other.run).exists()
+    train.main(flags(replace(other, replace=True)))
+    assert files(s.out).keys() == first.keys() and files(s.out) != first
+    file = tmp_path / "filter.safetensors"
+    file.write_text("mine")
+    assert "is there: give another file, or --replace" in refused(["filter", f"--out={file}"], capsys) and file.read_text() == "mine"
+
+
+def test_ctrl_c_is_one_line_and_loses_no_step(tmp_path, capsys, monkeypatch):
+    """A traceback, the steps since the last checkpoint lost, or a step that is half done and then done again."""
+    s, step = small(tmp_path, save_every=50), train.train_step
+
+    def interrupted(s, number, *rest):
+        if number == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(s, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_step", interrupted)
+        line = refused(flags(s), capsys, 130)
+    assert line == "lab.train: stopped after step 5; the same command goes on from there" and train.read_checkpoint(s)[0] == 5
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train.main(flags(s))
+    whole = small(tmp_path / "whole")
+    train.main(flags(whole))
+    assert files(s.out) == files(whole.out)
+
+
+def test_the_first_steps_are_kept_soon(tmp_path, monkeypatch):
+    """A run that is killed before step 50 and has nothing."""
+    s, kept = small(tmp_path, save_every=50), []
+    monkeypatch.setattr(train, "save_checkpoint", lambda s, step, *rest: kept.append(step))
+    train.train(s)
+    assert kept == [1, 2, 4, 8]
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path, capsys):
+    """Two runs that write each other's checkpoints; one that takes, or leaves, what another writes or was killed while writing."""
+    s = small(tmp_path, steps=2)
+    for folder in (s.run, s.out):
+        Path(folder).mkdir(exist_ok=True)
+        Path(folder, ".tmp-left-over").write_text("half")
+        with locked(folder):
+            assert f"{folder} is in use: another run writes to it" in refused(flags(s), capsys)
+    train.main(flags(s))
+    assert files(s.run).keys() == {train.CHECKPOINT} and ".tmp-left-over" not in files(s.out)
+
+
+def test_a_full_disk_is_one_line_and_leaves_whole_files(tmp_path, capsys):
+    """A traceback of the library that writes, half a checkpoint, a temporary file for each try."""
+    s = small(tmp_path, steps=2)
+    with full_disk(1000):
+        assert f"{s.run}/{train.CHECKPOINT} cannot be written: File too large" in refused(flags(s), capsys)
+    assert files(s.run) == files(s.out) == {}
+    train.main(flags(s))
+    run, out, more = files(s.run), files(s.out), replace(s, out=str(tmp_path / "more"))
+    with full_disk(len(out["model.safetensors"]) - 1):
+        assert "model.safetensors cannot be written: File too large" in refused(flags(replace(s, replace=True)), capsys)
+        assert files(s.out) == out
+        assert "cannot be written: File too large" in refused(flags(more), capsys)
+    assert files(s.run) == run and not [name for name in files(more.out) if ".tmp" in name]
 
 
 def test_another_recipe_does_not_resume(tmp_path, capsys):
@@ -338,10 +484,24 @@ def test_a_finished_run_leaves_a_model_that_decodes(tmp_path, capsys):
     assert json.loads(Path(s.out, "config.json").read_text())["model_type"] == "llada"
 
 
-@pytest.mark.parametrize("flag", ["--steps=none", "--nonsense=1", "--batch=0", "--heads=5", "--least=0"])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--steps=none",
+        "--nonsense=1",
+        "--batch=0",
+        "--heads=5",
+        "--least=0",
+        "--adam=nan",
+        "--seed=-1",
+        "--processes=65",
+        "--width=9999999",
+        "--batch=99999999999",
+    ],
+)
 def test_bad_settings_are_one_line(flag, capsys):
     """A traceback, or a run that fails at its first step."""
     with pytest.raises(SystemExit) as exit:
-        train.main([flag, "--processes=1"])
+        train.main(["--processes=1", flag])
     lines = capsys.readouterr().err.splitlines()
     assert exit.value.code == 2 and len(lines) == 1 and flag[2:].split("=")[0] in lines[0]

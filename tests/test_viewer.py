@@ -13,7 +13,7 @@ import dllm
 from conftest import MASK, random_model, random_prompt
 from lab import trace as traces
 from shared import LENGTHS
-from test_trace import Letters
+from test_trace import WRONG, Letters
 
 needs_browser = pytest.mark.skipif(browsers.PROGRAM is None, reason="needs a chromium binary on the PATH")
 EVIL = [
@@ -107,7 +107,7 @@ def test_the_page_needs_nothing_from_elsewhere():
 def test_the_gallery_is_small_and_can_be_opened():
     """Would catch a trace in docs/ that the viewer of today refuses, and pictures that weigh more than the code."""
     files = list((traces.VIEWER.parent / "gallery").iterdir())
-    assert sum(file.stat().st_size for file in files) < 300_000
+    assert sum(file.stat().st_size for file in files) < 400_000
     for file in files:
         assert file.suffix != ".jsonl" or len(traces.read(file)) > 2
         assert file.suffix != ".svg" or not re.search(r"url\(.https?:|<script|<image", file.read_text(encoding="utf-8"))
@@ -136,12 +136,17 @@ def test_the_page_shows_what_the_trace_says(shown, tmp_path, strategy, settings)
     before = settings.get("template", [MASK] * 24)
     canvases = [run[0]["prompt"] + before + [38] * (24 - len(before)), *traces.replay(run)]
     written: dict[int, int] = {}
+    proposed: dict[int, list] = {}  # what was last proposed, and how surely
     for number, canvas in enumerate(canvases):
         cells = page.run(f"show({number}), {CELLS % 1}")
         record = run[number] if number else None
         written |= {slot: number for slot, _ in record["writes"]} if record else {}
-        assert [cell[1] for cell in cells] == texts(run, canvas)
-        assert [cell[2] for cell in cells] == [str(written.get(slot, "")) for slot in range(31)]
+        proposed |= {slot: guess for slot, *guess, _ in record["candidates"]} if record else {}
+        guesses = {slot: proposed[slot] for slot in proposed if canvas[slot] == MASK}
+        assert [cell[1] for cell in cells] == texts(run, [guesses.get(slot, [canvas[slot]])[0] for slot in range(31)])
+        small = {slot: f"{sure:.2f}".removeprefix("0") for slot, (_, sure) in guesses.items()}
+        assert [cell[2] for cell in cells] == [small.get(slot, str(written.get(slot, ""))) for slot in range(31)]
+        assert {slot for slot in range(31) if "guess" in cells[slot][0]} == set(guesses)
         assert [slot for slot in range(31) if "now" in cells[slot][0]] == ([slot for slot, _ in record["writes"]] if record else [])
         for slot, (classes, *_) in enumerate(cells):
             inside = {name: record and any(start <= slot < end for start, end in record[name]) for name in ("query", "visible")}
@@ -160,9 +165,10 @@ def test_what_is_taken_back_is_a_mask_again(shown, tmp_path):
     run[3]["unwrites"].append([slot, token])
     page = shown(run)
     (text,) = texts(run, [token])
-    for forward, text, when, taken in ((1, text, "1", False), (2, "\u00b7", "", True), (3, text, "3", True), (4, text, "3", False)):
+    sure = f"{next(c[2] for c in run[1]['candidates'] if c[0] == slot):.2f}".removeprefix("0")
+    for forward, when, taken in ((1, "1", False), (2, sure, True), (3, "3", True), (4, "3", False)):
         classes, *cell = page.run(f"show({forward}), {CELLS % 1}")[slot]
-        assert (cell[:2], "taken" in classes) == ([text, when], taken)
+        assert (cell[:2], "taken" in classes, "guess" in classes) == ([text, when], taken, forward == 2)
 
 
 @needs_browser
@@ -232,10 +238,86 @@ def test_two_runs_stand_side_by_side_and_their_first_difference_is_found(shown, 
     page.run("$('difference').click()")
     assert page.run("$('position').textContent") == "5 of 24"
     assert [slot for slot, cell in enumerate(page.run(CELLS % 2)) if "differs" in cell[0]] == [same[5]["writes"][0][0]]
+    assert page.run("$('verdict').textContent") == "they end with different answers"
     page = shown(one, two, fragment="#step=24")
-    assert [[cell[1] for cell in page.run(CELLS % n)] for n in (1, 2)] == [texts(run, list(traces.replay(run))[-1]) for run in (one, two)]
-    assert page.run("$('difference').textContent") == "First difference: 1"
-    assert shown(one, one).run("$('difference').disabled && $('difference').textContent") == "No difference"
+    canvases = [list(traces.replay(run)) for run in (one, two)]
+    assert [[cell[1] for cell in page.run(CELLS % n)] for n in (1, 2)] == [
+        texts(run, canvas[-1]) for run, canvas in zip((one, two), canvases)
+    ]
+    pairs = [(canvases[0][at], canvases[1][min(at, 11)]) for at in range(24)]
+    differ = [at for at, pair in enumerate(pairs, start=1) if any(a != b and MASK not in (a, b) for a, b in zip(*pair))]
+    assert page.run("$('difference').textContent") == (f"First difference: {differ[0]}" if differ else "No difference")
+
+
+@needs_browser
+def test_runs_that_end_equal_say_so(shown, tmp_path):
+    """Would catch a first difference where one run has only not written yet what the other has, and a verdict on runs that have not ended."""
+    one, two = a_run(tmp_path, "llada"), a_run(tmp_path, "llada", steps=12)
+    assert list(traces.replay(one))[0] != list(traces.replay(two))[0]
+    two[1:] = [record | {"writes": [[slot, 3] for slot, _ in record["writes"]]} for record in two[1:]]
+    one[1:] = [record | {"writes": [[slot, 3] for slot, _ in record["writes"]]} for record in one[1:]]
+    says = "[$('difference').disabled, $('difference').textContent, $('verdict').textContent]"
+    assert shown(one, two).run(says) == [True, "No difference", "both end with the same answer"]
+    assert shown(one, two[:5]).run(says) == [True, "No difference", "not both have ended"]
+    assert shown(one).run("[$('difference').hidden, $('verdict').textContent]") == [True, ""]
+    # behind the end of an answer nothing counts
+    slots = {slot: record for record in one[1:] for slot, _ in record["writes"]}
+    ended = json.loads(json.dumps(one))
+    for slot, token in ((15, 37), (20, 4)):
+        for record in ended[1:]:
+            record["writes"] = [[s, token if s == slot else t] for s, t in record["writes"]]
+    other = json.loads(json.dumps(ended))
+    for record in other[1:]:
+        record["writes"] = [[s, 5 if s == 20 else t] for s, t in record["writes"]]
+    for run in (ended, other):
+        run[0]["special"]["ends"] = [38, 37]
+    assert len(slots) == 24 and shown(ended, other).run("$('verdict').textContent") == "both end with the same answer"
+
+
+@needs_browser
+def test_the_heading_says_what_sets_two_runs_apart(shown, tmp_path):
+    """Would catch two runs of one strategy under the same heading, and a page that does not say what was asked and answered."""
+    one, two = a_run(tmp_path, "llada"), a_run(tmp_path, "llada", steps=12)
+    one[0]["question"], two[-1]["answer"] = "<b>What</b>\u202e\nis it?", "\u05e9\u05dc\u05d5\u05dd\x1b[2J"
+    page = shown(one, two)
+    heading = "[...document.querySelectorAll('h2')].map((h) => [h.textContent, h.querySelectorAll('.unlike').length])"
+    assert page.run(heading) == [["A: llada  steps none", 1], ["B: llada  steps 12", 1]]
+    said = page.run("[...document.querySelectorAll('.said span')].map((said) => said.textContent)")
+    assert said == [
+        "<b>What</b>\ufffd\nis it?",
+        one[-1]["answer"],
+        "".join(texts(two, two[0]["prompt"])),
+        "\u05e9\u05dc\u05d5\u05dd\ufffd[2J",
+    ]
+    del one[-1]["answer"], two[-1]
+    assert shown(one).run(heading) == [["llada", 0]]
+    said = shown(two).run("document.querySelectorAll('.said span')[1].textContent")  # of a run that was killed
+    assert said == "".join(texts(two, list(traces.replay(two))[-1][7:])).split("\u220e")[0]
+
+
+@needs_browser
+def test_every_end_token_ends_an_answer_and_none_a_prompt(shown, tmp_path):
+    """Would catch a turn's end inside the prompt that is drawn as the end of the answer, or one in the answer that is not."""
+    run = a_run(tmp_path, "llada")
+    token = run[-1]["writes"][0][1]
+    run[0]["prompt"][2] = token
+    run[0]["special"]["ends"] = [38, token]
+    cells = shown(run, fragment="#step=24").run(CELLS % 1)
+    assert cells[2][1] == f"<{token}>" and cells[run[-1]["writes"][0][0]][1] == "\u220e"
+    del run[0]["special"]["ends"]  # of before there were several
+    assert shown(run, fragment="#step=24").run(CELLS % 1)[run[-1]["writes"][0][0]][1] == f"<{token}>"
+
+
+@needs_browser
+def test_a_mask_is_titled_as_one_and_a_proposal_by_its_text(shown, tmp_path):
+    """Would catch an inspector that calls a mask by the name of its token, and one that hides what it would have become."""
+    run = a_run(tmp_path, "llada")
+    page = shown(run, fragment="#step=1")
+    slot, token, confidence, _ = next(c for c in run[1]["candidates"] if c[0] not in [slot for slot, _ in run[1]["writes"]])
+    page.run(f"views[0].cells[{slot}].click()")
+    assert page.run("$('about').textContent") == f'slot {slot}: a mask; "<{token}>" proposed now, confidence {confidence:.3f}'
+    page.run("views[0].cells[30].click()")
+    assert page.run("$('about').textContent") == "slot 30: a mask"
 
 
 @needs_browser
@@ -293,6 +375,8 @@ def test_a_canvas_of_1024_tokens_does_not_lag(shown, tmp_path):
     "line, damage",
     [
         (0, {"gen_length": "16"}),
+        (0, {"gen_length": 10**9}),
+        (0, {"block_length": 10**9}),
         (0, {"given": [[2, 1]]}),
         (0, {"given": [[9]]}),
         (3, {"writes": [[31, 1]]}),
@@ -308,8 +392,34 @@ def test_a_damaged_trace_in_the_page_is_told(shown, tmp_path, line, damage):
     assert shown(run).run("$('problem').hidden") and not shown(run).run("$('controls').hidden")
     run[line] |= damage
     page = shown(run)
-    assert page.run("$('problem').textContent").startswith("a trace in this page is damaged: not a whole ")
+    assert page.run("$('problem').textContent") == f"a trace in this page is damaged: line {line + 1} is not a whole record"
     assert not page.run("$('problem').hidden") and page.run("$('controls').hidden")
+
+
+@needs_browser
+def test_the_page_takes_nothing_on_trust(shown, tmp_path):
+    """Would catch a field that the reader refuses and the page does not, or the other way round."""
+    run = a_run(tmp_path, "llada", prompt=3)
+    page = shown(run)
+    parse = "(() => { try { return parse(%s, 'a').forwards.length; } catch (error) { return error.message; } })()"
+    for number, fields in WRONG.items():
+        for field, values in fields.items():
+            for value in values:
+                records = [record | {field: value} if i == number else record for i, record in enumerate(run)]
+                said = page.run(parse % json.dumps("".join(json.dumps(record) + "\n" for record in records)))
+                assert str(said).startswith("a is no trace, or a damaged one: "), (field, value, said)
+                assert field == "version" or said.endswith(f": line {number + 1} is not a whole record"), (field, value, said)
+    for text, said in (
+        ("", "its first line is not the header of one"),
+        (json.dumps(run[0] | {"gen_length": 2**14}) + "\n", "a canvas of 16387 slots: a page draws at most 16384"),
+        ("null\n", "its first line is not the header of one"),
+        ("[" * 100_000 + "\n", "its first line is not the header of one"),
+        (json.dumps(run[0]) + "\n\n" + json.dumps(run[1]) + "\n", "line 2 is not a whole record"),
+    ):
+        assert page.run(parse % json.dumps(text)) == f"a is no trace, or a damaged one: {said}"
+    whole = "".join(json.dumps(record) + "\n" for record in run)
+    for torn in ("", "null", "[]", "5", '{"nfe":', '{"nfe": 1e999}', "\ufffd"):  # what may stand behind the last end of line
+        assert page.run(parse % json.dumps(whole + torn)) == 24
 
 
 @needs_browser
@@ -332,6 +442,11 @@ def test_alone_it_says_how_to_make_a_trace_and_opens_files(browser, tmp_path):
         choose(name)
         assert browser.run("$('problem').textContent").startswith(f"{name} is no trace, or a damaged one: ")
         assert browser.run("$('controls').hidden")
+    (tmp_path / "torn.jsonl").write_text(whole[: whole.rindex('"ms"')])
+    (tmp_path / "shorn.jsonl").write_text(whole[:-1])
+    for name, forwards in (("torn.jsonl", 23), ("shorn.jsonl", 24)):  # the last line: half of it, and without its end
+        choose(name)
+        assert browser.run("$('problem').hidden && last()") == forwards
     choose("llada.jsonl")
     assert browser.run("$('problem').hidden") and not browser.run("$('controls').hidden")
     assert [cell[1] for cell in browser.run(f"show(24), {CELLS % 1}")] == texts(run, list(traces.replay(run))[-1])

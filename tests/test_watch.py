@@ -5,11 +5,13 @@ import io
 import os
 import pty
 import re
+import shlex
 import signal
 import struct
 import termios
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -21,11 +23,14 @@ from rich.text import Text
 import dllm
 import program
 from conftest import random_model, random_prompt
-from lab import watch
+from lab import command_line, watch
+from load_weights import load_model, load_tokenizer
 from shared import DRAFTING, GUIDED, LENGTHS, one_canvas, seeds
 from strategies import STRATEGIES, options
 from test_command_line import SHORT, run
+from test_trace import model_with_ends
 
+ROOT = Path(__file__).parent.parent
 ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"  # a terminal's second screen
 
 
@@ -91,6 +96,14 @@ def test_a_character_of_several_tokens_is_shown_once():
     observer.tokenizer = Words("a", *(smile[i : i + 1] for i in range(4)), "b")
     observer.ids[7:] = [0, 1, 2, 3, 4, 5, 1, 39, 4, 0] + [5] * 14
     assert observer.texts()[:10] == ["a", "🙂", "", "", "", "b", "\ufffd", watch.MASKED, "\ufffd", "a"]
+
+
+def test_every_end_token_is_shown_as_an_end():
+    """Would catch the name of a model's end of turn in the picture, where its end of text is a sign."""
+    canvas = dllm.prepare(model_with_ends(5), random_prompt(0, 7), "llada", LENGTHS)
+    observer = watch.Observer(canvas, Words("x"), {})
+    observer.ids[7:] = [1, 5, 38, *[1] * 21]
+    assert observer.texts()[:4] == ["x", watch.ENDED, watch.ENDED, "x"]
 
 
 def test_a_model_cannot_command_the_terminal():
@@ -175,6 +188,35 @@ def test_tokens_taken_back_and_an_early_end_are_told():
     assert observer.sentence().startswith(
         "step 24: 1 masked, committed 1 (0.50), ended and filled 2 with EOS, took back 1; block 3, rows 31 of 31"
     )
+
+
+def test_a_threshold_is_not_rounded():
+    """Would catch "0 of 2 masked >= 0.99, committed 1 (0.99)", of a threshold of 0.995."""
+    for threshold, shown in ((0.9, "0.90"), (0.995, "0.995"), (0.999, "0.999"), (1, "1.00")):
+        for observer, _ in observed(Words("x"), own={"threshold": threshold}, threshold=threshold):
+            assert f" masked >= {shown}, " in observer.sentence()
+
+
+def test_the_sentences_in_the_documents_are_those_of_the_command_above_them(capsys):
+    """Would catch a sample that the program does not print."""
+    text = (ROOT / "docs" / "watching.md").read_text()
+    command, sample = re.search(r"    python dllm.py (.* --explain)\n\n((?:    step .*\n)+)", text).groups()
+    command_line.main(shlex.split(command))
+    said, numbers = capsys.readouterr().err, lambda text: [float(n) for n in re.findall(r"\d+(?:\.\d+)?", text)]
+    for line in map(str.strip, sample.splitlines()):
+        printed = next(other for other in said.splitlines() if other.startswith(line[: len("step 3:")]))
+        assert re.sub(r"\d", "", printed) == re.sub(r"\d", "", line) and numbers(printed) == pytest.approx(numbers(line), abs=0.011)
+
+
+def test_the_sample_of_the_documents_writes_words_first():
+    """Would catch a picture of an answer that is nothing but its end for eleven forwards."""
+    model, tokenizer = load_model(command_line.TINY), load_tokenizer(command_line.TINY)
+    for page in ("README.md", "docs/watching.md"):
+        words = shlex.split(next(line for line in (ROOT / page).read_text().splitlines() if " --watch" in line and " --prompt" in line))
+        lengths = {name: int(words[words.index("--" + name.replace("_", "-")) + 1]) for name in ("gen_length", "block_length")}
+        prompt = command_line.encode(tokenizer, words[words.index("--prompt") + 1])
+        for _, step in zip(range(8), dllm.decode(model, prompt, "llada", **lengths)):
+            assert (step.x[0, len(prompt) :] == model.config.eos_token_id).sum() == 0
 
 
 # --- a real terminal, and none -----------------------------------------------------------------------------------------------------------
