@@ -61,6 +61,14 @@ def test_a_program_answers_in_the_encoding_it_is_given(saved, tmp_path):
     assert (tmp_path / "out").read_bytes() == b"???\n" and b"Traceback" not in (tmp_path / "err").read_bytes()
 
 
+def test_a_closed_stderr_leaves_stdout_to_the_answer(saved, tmp_path):
+    """Would catch counters between the words of an answer (print takes stdout where there is no stderr)."""
+    command = ["--model", saved, "--prompt", "hello", "--explain", *SHORT]
+    assert program.run(command, stdout=tmp_path / "whole", stderr=tmp_path / "err") == 0
+    assert program.run(command, "import sys; sys.stderr = None", stdout=tmp_path / "out", stderr=tmp_path / "err") == 0
+    assert (tmp_path / "out").read_text() == (tmp_path / "whole").read_text()
+
+
 @pytest.mark.parametrize(
     "line", ['{"a": NaN}', '{"a": Infinity}', '{"a": -Infinity}', '{"a": 1e999}', '{"a": ' + "1" * 5000 + "}", "[" * 10**5]
 )
