@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # so that it runs from anywhere
 
 from conftest import EOS, MASK, VOCABULARY, adapter_of, random_model, save_checkpoint  # puts the project on the path, too
 from dllm import StepLimit, generate
+from kills import kills
 from load_weights import load_model, load_tokenizer
 
 ANSWERED, REFUSED = "answered", "refused"
@@ -362,7 +363,7 @@ DAMAGES = (
 
 # --- the frame -----------------------------------------------------------------------------------------------------------------------
 
-KINDS: dict[str, Callable[[random.Random, Path], tuple[str, str]]] = {"checkpoints": checkpoints}
+KINDS: dict[str, Callable[[random.Random, Path], tuple[str, str]]] = {"checkpoints": checkpoints, "kills": kills}
 
 
 def attempt(kind: str, seed: int, number: int, seconds: float = 20) -> tuple[str, str]:

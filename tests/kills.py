@@ -5,6 +5,7 @@ Each is first done whole, which says what must be there in the end and how long 
 (SIGKILL, or Ctrl-C) and done again to its end. When a kill comes is chance of the clock, too: a fault cannot always be had again.
 """
 
+import faulthandler
 import functools
 import json
 import os
@@ -157,7 +158,8 @@ kept: list[tempfile.TemporaryDirectory] = []  # removed when the process ends
 
 def kills(rng: random.Random, folder: Path) -> tuple[str, str]:
     """One job, killed and gone on with: what was done, and how it ended."""
-    signal.setitimer(signal.ITIMER_REAL, 0)  # processes have limits of their own
+    signal.setitimer(signal.ITIMER_REAL, 0)  # instead of the limit of one try: processes have limits of their own
+    faulthandler.cancel_dump_traceback_later()
     name, model = rng.choice(("prompts", "prompts", "train", "train", "trace", "page", "bench")), checkpoint()
     job, (expected, seconds) = jobs(model)[name], whole(name, model)
     prepared(folder)
