@@ -11,13 +11,15 @@ import json
 import os
 import re
 import sys
-from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
+from argparse import PARSER, SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import torch
 
+from checks import brief
 from dllm import DEFAULT, Settings, StepLimit, check_prompt, finish, plan, prepare, stream
 from lab import infill, own_rule
 from lab.files import check_place, printable, whole_text, write
@@ -65,17 +67,16 @@ class Parser(ArgumentParser):
     """Errors are one line, --gen_length is --gen-length, and settings become flags."""
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: {printable(' '.join(message.split()))}\n")
+        line = printable(" ".join(message.split()))
+        if line.startswith("unrecognized arguments: --"):
+            line += near(line.split()[2].partition("=")[0], known_flags(self))
+        line = line if len(line) < 1500 else f"{line[:700]} ... {line[-700:]}"
+        self.exit(2, f"{self.prog}: {line}\n")
 
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else args
         dashed = [re.sub(r"^--\w+", lambda name: name[0].replace("_", "-"), arg) for arg in args]
-        found, unknown = super().parse_known_args(dashed, namespace)
-        for arg in unknown:
-            meant = near(arg.partition("=")[0], self._option_string_actions)
-            if arg.startswith("--") and meant:
-                self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
-        return found, unknown
+        return super().parse_known_args(dashed, namespace)
 
     def print_help(self, file=None):
         self.say(self.format_help(), "help")
@@ -100,6 +101,12 @@ class Parser(ArgumentParser):
             how = {"action": BooleanOptionalAction}
         how |= {"default": SUPPRESS, "help": f"{option.meaning}{choices}{note}".replace("%", "%%")}
         self.add_argument(flag(option.name), **how)
+
+
+def known_flags(parser: ArgumentParser) -> list[str]:
+    """Its flags, and those of its commands."""
+    commands = [a.choices.values() for a in parser._actions if a.nargs == PARSER]
+    return [*parser._option_string_actions, *chain(*map(known_flags, chain(*commands)))]
 
 
 def near(word: str, known: Iterable[str]) -> str:
@@ -139,7 +146,10 @@ def command_line() -> Parser:
         for option in options(builder).values():
             _, defaults = takers.setdefault(option.name, (option, []))
             defaults.append(f"{name} {shown(option.default)}")
+    own = {words.partition(" ")[0] for words in FLAGS}
     for option, defaults in takers.values():
+        if flag(option.name) in own:  # of a file of one's own: it has its default here
+            continue
         parser.add_option(option, f" [default in {', '.join(defaults)}]")
     parser.set_defaults(flags=(*options(Settings), *takers), split=None)
     return parser
@@ -147,7 +157,7 @@ def command_line() -> Parser:
 
 def summary(builder: Callable) -> str:
     """The first sentence of a builder's docstring: its paper and what it does."""
-    return " ".join(inspect.getdoc(builder).partition("\n\n")[0].split())
+    return " ".join((inspect.getdoc(builder) or "").partition("\n\n")[0].split())
 
 
 def strategy_table() -> str:
@@ -299,6 +309,13 @@ def run() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Answer: the text on stdout, all else on stderr; exit code 2 if anything is wrong."""
+    early = Parser(prog="dllm.py", add_help=False, allow_abbrev=False)
+    early.add_argument("--strategy", default=DEFAULT)
+    try:
+        # a strategy of one's own: its settings are flags, too
+        own_rule.register(early.parse_known_args(arguments)[0].strategy)
+    except ValueError as error:
+        early.error(str(error))
     parser = command_line()
     args = parser.parse_args(arguments)
     if args.strategy == "list":
@@ -311,6 +328,7 @@ def main(arguments: list[str] | None = None) -> None:
         carry_out(parser, args)
 
 
+@own_rule.faults()
 def carry_out(parser: Parser, args: Namespace) -> None:
     """Check what was asked, then do it."""
     settings = {name: value for name, value in vars(args).items() if name in args.flags}
@@ -326,7 +344,8 @@ def carry_out(parser: Parser, args: Namespace) -> None:
     except ValueError as error:
         parser.error(str(error))
     try:
-        work()
+        with own_rule.faults():
+            work()
     except (StepLimit, ValueError, torch.OutOfMemoryError, OSError) as error:
         parser.error(str(error))
 
@@ -336,7 +355,7 @@ def check_name(strategy: str) -> None:
     own_rule.register(strategy)
     if strategy not in STRATEGIES:
         known = f"choose one of {', '.join(STRATEGIES)}{near(strategy, STRATEGIES)}"
-        raise ValueError(f"unknown strategy {strategy!r}: {known}")
+        raise ValueError(f"unknown strategy {brief(strategy)}: {known}")
 
 
 def checked_plan(args, settings: dict, length: int | None = None) -> tuple[Strategy, Settings]:

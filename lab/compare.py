@@ -10,12 +10,12 @@ import json
 import math
 import sys
 from argparse import Namespace
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
-from itertools import islice
+from itertools import islice, product
 from operator import gt
 from pathlib import Path
 
@@ -26,18 +26,7 @@ from tqdm import tqdm
 
 from dllm import Result, Settings, StepLimit, decode, generate, plan, prepare
 from kernels import Scores
-from lab import parallel
-from lab.command_line import (
-    TINY,
-    check_name,
-    embedded,
-    guide_for,
-    has_weights,
-    made_for,
-    near,
-    read_value,
-    use_threads,
-)
+from lab import command_line, own_rule, parallel
 from lab.files import replacing, write
 from lab.report import about, table
 from lab.tasks import TASKS, Problem, check, problems
@@ -92,15 +81,15 @@ def contender(text: str) -> Contender:
     if name == "greedy-oracle":
         of = contender(":".join(["fast-dllm:threshold=none", *pairs]))
         return replace(of, label=text, family=text, generate=greedy_oracle)
-    check_name(name)
+    command_line.check_name(name)
     takes, settings = options(Settings) | options(STRATEGIES[name]), {}
     for pair in pairs:
         setting, _, value = pair.partition("=")
         setting = setting.replace("-", "_")
-        if setting not in takes and (meant := near(setting, takes)):
+        if setting not in takes and (meant := command_line.near(setting, takes)):
             raise ValueError(f"{text}: {name} has no setting {setting}{meant}")
         with suppress(KeyError, ValueError):  # so it does what stays a text
-            value = read_value(takes[setting], value)
+            value = command_line.read_value(takes[setting], value)
         settings[setting] = value
     weights = {name: settings.pop(name, None) for name in ("model", "adapter")}
     for of, value in weights.items():
@@ -114,7 +103,8 @@ def swept_setting(of: Contender) -> tuple[str, tuple]:
     if of.strategy in SWEEPS:
         return SWEEPS[of.strategy]
     takes = options(STRATEGIES[of.strategy])
-    shares = [name for name, own in takes.items() if own.kind is float and own.range[1] <= 2]
+    near_1 = lambda own: own.kind is float and own.default is not None and 0 <= own.default <= 1
+    shares = [name for name, own in takes.items() if near_1(own)]
     shares = ["threshold"] if "threshold" in takes else shares if ":" in of.strategy else []
     return (shares[0], SURE) if shares else ("", ())
 
@@ -129,7 +119,15 @@ def sweep(of: Contender, gen_length: int) -> list[Contender]:
     values = [length // value for value in values] if name == "steps" else values
     parts = [part for part in of.label.split(":") if part.partition("=")[0] != name]
     label, own = ":".join(parts), [of.settings | {name: value} for value in values]
+    own = [settings for settings in own if ":" not in of.strategy or builds(of.strategy, settings)]
     return [replace(of, settings=s, label=f"{label}:{name}={s[name]}", family=label) for s in own]
+
+
+def builds(strategy: str, settings: dict) -> bool:
+    """Whether a rule of one's own takes these settings, some of which may be those of all."""
+    with suppress(ValueError):
+        return bool(plan(strategy, settings))
+    return False
 
 
 def knowing(reference: Tensor) -> Rule:
@@ -174,6 +172,7 @@ def encode(tokenizer, chosen: list[Problem]) -> list[list[int]]:
     return [tokenizer.encode_chat([{"role": "user", "content": p.prompt}]) for p in chosen]
 
 
+@own_rule.faults()
 def answer(model, tokenizer, chosen: list[Problem], strategy: str, generate=generate, **settings):
     """Decode problems in the chat template; the Result, and which answers are right."""
     result = generate(model, encode(tokenizer, chosen), strategy, **settings)
@@ -240,10 +239,10 @@ model_of, tokenizer_of = functools.cache(load_model), functools.cache(load_token
 def load(c: Contender, args: Namespace) -> tuple:
     """Model and tokenizer: its own, those of the flags, or the embedded ones of its strategy."""
     named = c.model or args.model
-    source, adapter = (named, None) if named else made_for(c.strategy)
+    source, adapter = (named, None) if named else command_line.made_for(c.strategy)
     adapter = None if c.adapter == "none" else c.adapter or args.adapter or adapter
     model = model_of(source, adapter, args.device, DTYPES.get(args.dtype))
-    use_threads(model)
+    command_line.use_threads(model)
     return model, tokenizer_of(source)
 
 
@@ -264,21 +263,23 @@ def compare(args: Namespace) -> None:
     if args.plot:
         check_plot(args.plot)
     tally = decode_all(args, contenders, tasks)
-    tally.without |= left_out
-    contenders = [c for c in contenders if c.label not in tally.without]
+    without = tally.without | left_out
+    contenders = [c for c in contenders if c.label not in without]
     if not contenders:
-        raise ValueError("; ".join(f"{label}: {why}" for label, why in tally.without.items()))
+        raise ValueError("; ".join(f"{label}: {why}" for label, why in without.items()))
     model, _ = load(contenders[0], args)
-    found, where = tally.figures(contenders), about(model.device, model.dtype)
+    where = about(model.device, model.dtype)
+    base = next((c.label for c in contenders if c.strategy == "llada"), "")
+    found = tally.figures([c.label for c in contenders], base)
     if args.plot and found and not tally.stopped:
         plot(args.plot, [(c, found["all"][c.label]) for c in contenders])
     if args.json:
-        figures = {"figures": found, "without": tally.without, "stopped": tally.stopped}
+        figures = {"figures": found, "without": without, "stopped": tally.stopped}
         write(json.dumps({"settings": vars(args), "machine": where} | figures), "table")
     elif found:
         asked = f"{ASKED.format(**vars(args))}, eos {args.eos}, batches of {args.batch_size}."
         asked += " Stopped: of each the same, in whole rounds." if tally.stopped else ""
-        write(f"{where}.\n{asked}\n\n{tables(found, tally.without, args.paired)}", "table")
+        write(f"{where}.\n{asked}\n\n{tables(found, without, args.paired)}", "table")
     if tally.stopped:
         raise KeyboardInterrupt
 
@@ -316,20 +317,16 @@ def common(args: Namespace, c: Contender) -> dict:
 
 def missing(strategy: str, model: str | None, settings: dict) -> list[str]:
     """What of weights/ a strategy would take, beside its adapter, though it has another model."""
-    if model is None or Path(model).resolve() == TINY.resolve():
+    if model is None or Path(model).resolve() == command_line.TINY.resolve():
         return []
-    own = embedded(strategy)
-    return [
-        name
-        for name, file in own.items()
-        if name != "adapter" and (name != "model" or file != TINY) and settings.get(name) is None
-    ]
+    own = command_line.embedded(strategy).items() - {("model", command_line.TINY)}
+    return sorted(name for name, _ in own if name != "adapter" and settings.get(name) is None)
 
 
 @functools.cache
 def ready() -> str:
     """The strategies that have all they need in weights/."""
-    return ",".join(name for name in STRATEGIES if has_weights(name))
+    return ",".join(name for name in STRATEGIES if command_line.has_weights(name))
 
 
 def check_plot(file: str) -> None:
@@ -340,60 +337,26 @@ def check_plot(file: str) -> None:
         raise ValueError("--plot needs matplotlib: pip install matplotlib")
 
 
+@dataclass
 class Tally:
-    """What contenders did, by task and label: of all the same problems, in whole rounds."""
+    """What contenders did on the same problems, in whole rounds."""
 
-    def __init__(self, tasks: list[str], labels: list[str]):
-        self.sums = {task: {label: Counter() for label in labels} for task in tasks}
-        self.right: dict = {task: {label: [] for label in labels} for task in tasks}  # which were
-        self.without: dict[str, str] = {}  # label -> why
-        self.stopped = False  # by Ctrl-C
+    rounds: list = field(default_factory=list)  # of (task, {label: (sums, which were right)})
+    without: dict[str, str] = field(default_factory=dict)  # label -> why it has no figures
+    stopped: bool = False  # by Ctrl-C
 
-    def add(self, task: str, did: dict[str, tuple[Counter, list[bool]]]) -> None:
-        for label, (counts, right) in did.items():
-            self.sums[task][label] += counts
-            self.right[task][label] += right
-
-    def against(self, task: str, label: str, first: str) -> Counter:
-        """On how many problems a contender was right where the first was wrong, and otherwise."""
-        own, other = self.right[task][label], self.right[task][first]
-        return Counter(gained=sum(map(gt, own, other)), lost=sum(map(gt, other, own)))
-
-    def show(self, contenders: list[Contender]) -> None:
-        """Say on stderr how it stands."""
-        if found := self.figures(contenders):
-            text = tables(found, self.without, paired=False)
-            tqdm.write(f"So far:\n\n{text}\n", file=sys.stderr)
-
-    def figures(self, contenders: list[Contender]) -> dict:
-        """Task, or `all` -> label -> figures; of tasks that were begun."""
-        labels = [c.label for c in contenders]
-        base = next((c.label for c in contenders if c.strategy == "llada"), "")
-        begun = [task for task, by in self.sums.items() if all(by[label] for label in labels)]
-        sums = {
-            task: {
-                label: self.sums[task][label] + self.against(task, label, labels[0])
-                for label in labels
-            }
-            for task in begun
-        }
-        if begun:
-            every = [sum((by[label] for by in sums.values()), Counter()) for label in labels]
-            sums["all"] = dict(zip(labels, every))
+    def figures(self, labels: list[str], base: str) -> dict[str, dict[str, dict]]:
+        """Task, or `all` -> label -> figures, as far as tasks were begun."""
+        sums: dict = defaultdict(lambda: {label: Counter() for label in labels})
+        for task, did in self.rounds:
+            for label, of in product(labels, (task, "all")):
+                (counts, right), (_, first) = did[label], did[labels[0]]
+                pairs = {"gained": sum(map(gt, right, first)), "lost": sum(map(gt, first, right))}
+                sums[of][label].update(counts | pairs)
         return {
             task: {label: figures(own, by_label.get(base)) for label, own in by_label.items()}
             for task, by_label in sums.items()
         }
-
-
-def merged(everyone: list[Tally]) -> Tally:
-    """One tally of those of all processes."""
-    first, *others = everyone
-    for other in others:
-        first.without |= other.without
-        for task, by in other.sums.items():
-            first.add(task, {label: (by[label], other.right[task][label]) for label in by})
-    return first
 
 
 def decode_all(args: Namespace, contenders: list[Contender], tasks: list[str]) -> Tally:
@@ -401,13 +364,12 @@ def decode_all(args: Namespace, contenders: list[Contender], tasks: list[str]) -
 
     A contender that hits a limit is out. After Ctrl-C: what was done in whole rounds.
     """
-    tally, done = Tally(tasks, [c.label for c in contenders]), 0
+    tally, unseen = Tally(), 0
     able = {c.label: (c, *prepared(args, c, tasks)) for c in contenders}
     own = lambda task: islice(batches(args, task), parallel.rank(), None, parallel.processes())
-    rounds = ((task, chosen) for task in tasks for chosen in own(task))
     with tqdm(total=args.limit * len(tasks) * len(contenders), unit="problem", leave=False) as bar:
         try:
-            for task, chosen in rounds:
+            for task, chosen in ((task, chosen) for task in tasks for chosen in own(task)):
                 did = {}
                 for label, (c, model, tokenizer, settings) in list(able.items()):
                     try:
@@ -417,29 +379,33 @@ def decode_all(args: Namespace, contenders: list[Contender], tasks: list[str]) -
                         tally.without[label] = " ".join(str(error).split())
                         del able[label]
                     bar.update(len(chosen) * parallel.processes())
-                tally.add(task, did)
-                done += len(chosen) * len(did)
-                if done >= SHOWN_EVERY:
-                    done = 0
-                    tally.show([c for c, *_ in able.values()])
+                tally.rounds.append((task, did))
+                unseen += len(chosen) * len(did)
+                if unseen >= SHOWN_EVERY:
+                    unseen, found = 0, tally.figures(list(able), "")
+                    tqdm.write(f"So far:\n\n{tables(found, tally.without)}\n", file=sys.stderr)
         except KeyboardInterrupt:
             if parallel.processes() > 1:
                 raise
             tally.stopped = True
-    return merged(parallel.gathered(tally))
+    tally, *others = parallel.gathered(tally)
+    for other in others:
+        tally.rounds += other.rounds
+        tally.without |= other.without
+    return tally
 
 
 def prepared(args: Namespace, c: Contender, tasks: list[str]) -> tuple:
     """A contender's model, tokenizer and settings, checked on the first problems."""
     model, tokenizer = load(c, args)
     own = common(args, c) | c.settings
-    if guide := own.get("guide") or guide_for(c.strategy):
+    if guide := own.get("guide") or command_line.guide_for(c.strategy):
         own["guide"] = model_of(guide, None, args.device, DTYPES.get(args.dtype))
     prepare(model, encode(tokenizer, next(batches(args, tasks[0]))), c.strategy, own)
     return model, tokenizer, own
 
 
-def tables(found: dict, without: dict[str, str], paired: bool) -> str:
+def tables(found: dict, without: dict[str, str], paired: bool = False) -> str:
     """All figures, the accuracy by task if there are several, and who has none, and why."""
     columns = lambda f: cost(f) | (against(f) if paired else {})
     rows = [{"strategy": label} | columns(f) for label, f in found["all"].items()]

@@ -1,5 +1,6 @@
 """Learn2PD (arXiv 2509.25188): a filter, learnt by lab/filter.py, says which tokens are final."""
 
+from os.path import isfile
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from kernels import Scores
 from load_weights import read_tensors
-from strategies import Strategy, Sure, Window, named
+from strategies import Strategy, Sure, Window, has, named, require
 from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import serial
 
@@ -18,7 +19,7 @@ FILTER_PARTS = ("hidden.weight", "hidden.bias", "out.weight", "out.bias")
 
 def load_filter(source: str | Path) -> list[Tensor]:
     """The FILTER_PARTS, float32 [L, L], [L], [L, L], [L], for blocks of L tokens."""
-    if not Path(source).is_file():
+    if not isfile(source):
         made = f"train one by python -m lab.train filter --out {source}"
         raise ValueError(f"there is no filter {source}: {made}")
     parts = dict(read_tensors(Path(source), "cpu"))
@@ -43,7 +44,10 @@ def learn2pd(
         block_length; none takes the embedded model's
     """
     parts = load_filter(filter or FILTER)
+    length = len(parts[1])
+    valid = f"{length}, which the filter is for"
 
+    @has(fits=lambda s: require(s.block_length == length, "block_length", s.block_length, valid))
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
         """A written cell counts as sure. The authors' code shows the network what the model says
         of it now, which a cache may not have computed."""
@@ -51,5 +55,4 @@ def learn2pd(
         hidden = F.linear(torch.where(candidates, scores.confidence, 1.0), weight, bias).relu()
         return F.linear(hidden, last_weight, last_bias).sigmoid() > tau  # [N, L]
 
-    length = len(parts[1])
     return Strategy(rule, cached(cache), serial, eos="stop", block_length=length, fixed=True)

@@ -12,17 +12,23 @@ of several lines or with control characters, an answer that holds a mask, and a 
 import contextlib
 import copy
 import faulthandler
+import functools
+import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from argparse import ArgumentParser, RawTextHelpFormatter
 from collections import Counter
 from collections.abc import Callable
+from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -32,8 +38,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # so that it runs from anywhere
 from conftest import EOS, MASK, VOCABULARY, adapter_of, random_model, save_checkpoint  # puts the project on the path, too
 from dllm import StepLimit, generate
 from kills import kills
+from lab.command_line import TINY
 from load_weights import load_model, load_tokenizer
+from strategies import STRATEGIES
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing that is tried asks the network
+
+GALLERY = Path(__file__).parent.parent / "docs" / "gallery"
 ANSWERED, REFUSED = "answered", "refused"
 
 
@@ -90,8 +101,12 @@ def how_it_ends(work: Callable[[], str | None]) -> str:
     except BaseException as error:  # of which some libraries have their own
         if isinstance(error, KeyboardInterrupt):
             raise
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{type(error).__name__} in {Path(last.filename).name}:{last.lineno}: {str(error)[:200]!r}"
+        return fault_of(error)
+
+
+def fault_of(error: BaseException) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {Path(last.filename).name}:{last.lineno}: {str(error)[:200]!r}"
 
 
 def unlike_one_line(message: str) -> str | None:
@@ -361,9 +376,152 @@ DAMAGES = (
     damage_bytes, damage_json, damage_json, damage_json, damage_text, damage_template, damage_header, damage_numbers, damage_index,
 )  # fmt: skip
 
+# --- command lines -------------------------------------------------------------------------------------------------------------------
+
+
+def lines(rng: random.Random, folder: Path) -> tuple[str, str]:
+    """A command line of one of the programs, in which up to four words are damaged: exit code 0, or 2 with one line on stderr."""
+    furnish(folder)
+    program, words, bounds = rng.choice(LINES)
+    words = words.split()
+    flags = known_flags(program, tuple(takewhile(str.isalnum, words)))
+    for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3))):
+        damage_words(rng, words, flags)
+    return f"{program} {words} {bounds}", outcome(lambda: told(program, [*words, *bounds.split()], folder, rng))
+
+
+# What is damaged; what stands behind it keeps a run short, whatever the rest says. `$` is the folder.
+SMALL = "--gen-length 16 --block-length 8"
+TRAINED = "--no-compile --steps 1 --batch 1 --processes 1 --out w --run r"
+LINES = [
+    *[("lab.command_line", f"--prompt hello --strategy {name} {SMALL}", "--model checkpoint") for name in STRATEGIES],
+    ("lab.command_line", f"--prompt hello --strategy fast-dllm --cache dual --threshold 0.5 {SMALL} --seed 3", "--model checkpoint"),
+    ("lab.command_line", f"--prompt hello --strategy llada --remasking random --temperature 1 --steps 4 {SMALL}", "--model checkpoint"),
+    ("lab.command_line", f"--prompt - --strategy streaming --json --raw --show-prompt {SMALL}", "--model checkpoint"),
+    ("lab.command_line", f"--prompt hello --watch 0 --explain --trace run.html {SMALL}", "--model checkpoint"),
+    ("lab.command_line", f"--prompt hello --trace run.jsonl --cfg-scale 0.5 --eos suppress {SMALL}", "--model checkpoint"),
+    ("lab.command_line", "--prompt hello --infill a___b___3c --strategy credit --block-length 4", "--model checkpoint"),
+    ("lab.command_line", f"--chat --strategy localleap --radius 2 {SMALL}", "--model checkpoint"),
+    ("lab.command_line", f"--prompts prompts.jsonl --out answers.jsonl --batch-size 2 {SMALL}", "--model checkpoint"),
+    ("lab.command_line", f"--prompt hello --strategy rule.py:rule --cache dual {SMALL}", "--model checkpoint"),
+    ("lab.command_line", f"--prompt hello --strategy guided --guide checkpoint --top 3 {SMALL}", "--model checkpoint"),
+    ("lab.command_line", f"--prompt hello --adapter checkpoint/adapter --int8 --dtype bfloat16 --device cpu {SMALL}", "--model checkpoint"),
+    ("lab.command_line", "--model oracle:permutation-6 --prompt go --gen-length 6 --block-length 3 --temperature 1", ""),
+    ("lab.command_line", "--strategy list", ""),
+    ("lab.bench", "compare --strategies streaming,fast-dllm:cache=dual:threshold=0.8 --seed 5", "--limit 1 --task add --gen-length 32"),
+    ("lab.bench", "compare --strategies llada --sweep --eos own --json", "--limit 1 --task add --gen-length 32"),
+    ("lab.bench", "compare --strategies rule.py:rule,greedy-oracle --plot a.svg --paired", "--limit 1 --task add --gen-length 32"),
+    ("lab.bench", "compare --strategies d2f --model checkpoint --adapter checkpoint/adapter", "--limit 1 --task add --gen-length 32"),
+    ("lab.bench", "delayed --gen-length 32 --batch-size 2 --dtype float32", "--limit 1 --task add --gen-length 32"),
+    ("lab.bench", "oracle --limit 2 --length 4 --seed 1", "--limit 2"),
+    ("lab.bench", "speed --caches dual,none --gen-length 96 --block-length 32 --prompt-length 8", "--shapes tiny --batch 1 --rounds 1"),
+    ("lab.calibrate", "graph.json --nodes 2 --threshold 0.5", f"--limit 1 --model {TINY}"),
+    ("lab.trace", "run.jsonl --out two.html", ""),
+    ("lab.train", "--steps 1 --seed 2 --muon 0.02", f"{TRAINED} --width 24 --layers 1 --heads 1 --ffn 16"),
+    ("lab.train", "d2f --steps 1 --seed 2", f"{TRAINED} --teacher {TINY}"),
+    ("lab.train", "filter --seed 1 --cache dual", f"--limit 2 --steps 2 --model {TINY} --out filter.safetensors"),
+    ("lab.calibrate", "--layers 1", f"--limit 1 --model {TINY}"),
+]  # fmt: skip
+NUMBERS = ["0", "1", "2", "3", "4", "8", "16", "0.3", "0.5", "0.9", "1.0", "2.0", "none"]  # which most settings take
+WORDS = [
+    "", " ", "0", "-1", "1", "2", "3", "7", "8", "16", "0.5", "0.9", "90", "1e308", "1e-308", "-0.0", "nan", "inf", "-inf", "1000000", "2**3",
+    str(2**31), str(2**63), str(2**64), "9" * 400, "9" * 5000, "1_000", "٣", "none", "None", "true", "False", "list", "auto", "a", "é中",
+    "\x1b[31mred", "two\nlines", "\ud800", "\u202eback", "x" * 3000, "-", "--", "---", "-x", "--=", "a b", "=", ":", ",", "a=b", "a:b=c",
+    "checkpoint", "checkpoint/config.json", "checkpoint/adapter", "nowhere", "./nowhere", "nobody/nothing", "rule.py", "rule.py:rule",
+    "rule.py:nothing", "rule.py:number", "fails.py:rule", "endless.py:rule", "prompts.jsonl", "empty.jsonl", "bytes.jsonl", "answers.jsonl", ".",
+    "/", "/dev/null", "/dev/full", "no/such/file.jsonl", "run.html", "run.jsonl", "graph.json", "oracle:bits-4", "oracle:bits-99", "oracle:",
+    "llada", "fast-dllm", "fast-dllm:threshold=nan", "llada:steps=0", "d2f:adapter=none", "fast-dllm:model=checkpoint", "ar,ar", "prism",
+    "cpu", "cuda", "cuda:99", "meta", "mps", "float32", "fp8", "fill", "stop", "defer", "dual", "exact", "___", "___0", "_", "1,2", "0,0", "-1,3",
+]  # fmt: skip
+
+
+@functools.cache
+def known_flags(program: str, command: tuple[str, ...]) -> list[str]:
+    """The flags that a program's help tells of, but for the one whose compilation takes minutes."""
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
+        import_module(program).main([*command, "--help"])
+    return sorted(set(re.findall(r"--[a-z][\w-]*", said.getvalue())) - {"--compile"})
+
+
+HOW = ("number", "number", "number", "value", "value", "flag", "flag", "drop", "double", "swap", "spell", "join")
+
+
+def damage_words(rng: random.Random, words: list[str], flags: list[str]) -> None:
+    """Change, add, drop, double or misspell a word of a command line."""
+    at, how = rng.randrange(len(words)), rng.choice(HOW)
+    word = rng.choice(WORDS if rng.random() < 0.6 else NUMBERS)
+    if how == "number":
+        numbers = [i for i, w in enumerate(words) if w in NUMBERS]
+        words[rng.choice(numbers) if numbers else at] = rng.choice(NUMBERS)
+    elif how == "value":
+        values = [i for i, w in enumerate(words) if not w.startswith("--")]
+        words[rng.choice(values) if values else at] = word
+    elif how == "flag":
+        words[at:at] = [rng.choice(flags), *([word] if rng.random() < 0.8 else [])]
+    elif how == "drop":
+        del words[at : at + (len(words) > 1)]
+    elif how == "double":
+        words.insert(at, words[at])
+    elif how == "swap":
+        other = rng.randrange(len(words))
+        words[at], words[other] = words[other], words[at]
+    elif how == "spell":
+        cut = rng.randrange(len(words[at]) + 1)
+        words[at] = words[at][:cut] + rng.choice(("", "x", "-", "=", ":", ",")) + words[at][cut + 1 :]
+    else:
+        words[at] += rng.choice((",", ":", "=", ",,", ":cache=")) + word
+
+
+def furnish(folder: Path) -> None:
+    """What command lines name."""
+    shutil.copytree(whole_checkpoint(), folder / "checkpoint")
+    (folder / "rule.py").write_text("number = 5\n\n\ndef rule(scores, candidates, window):\n    return scores.confidence > 0.5\n")
+    (folder / "fails.py").write_text("raise RuntimeError('no\\n\\x1b[31mrule')\n")
+    (folder / "endless.py").write_text("def rule(scores, candidates, window):\n    return candidates & False\n")
+    (folder / "prompts.jsonl").write_text('{"id": 1, "prompt": "hello"}\n{"prompt": "abc"}\n{"prompt": 5}\nnonsense\n')
+    (folder / "empty.jsonl").write_text("")
+    (folder / "bytes.jsonl").write_bytes(b"\xff\x00\n{}")
+    shutil.copy(GALLERY / "llada.jsonl", folder / "run.jsonl")
+    (folder / "graph.json").write_text("[[[0, 0]]]")
+
+
+def told(program: str, words: list[str], folder: Path, rng: random.Random) -> str | None:
+    """Run it in this process; what is wrong with what it says."""
+    said, out, before, here = io.StringIO(), io.StringIO(), dict(STRATEGIES), Path.cwd()
+    stdin = io.TextIOWrapper(io.BytesIO(rng.choice((b"", b"hello\n", b"a\n/new\nb\n/what\n/quit\n", b"\xff\x00\n", b"\n \n"))))
+    real, time.sleep, sys.stdin = (time.sleep, sys.stdin), lambda seconds: None, stdin
+    code = 0
+    try:
+        os.chdir(folder)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
+            import_module(program).main(words)
+    except SystemExit as exit:
+        code = exit.code or 0
+    except Exception as error:
+        return fault_of(error)
+    finally:
+        os.chdir(here)
+        (time.sleep, sys.stdin), text = real, out.getvalue() + said.getvalue()
+        STRATEGIES.clear()
+        STRATEGIES.update(before)
+        torch.set_num_threads(1)
+    if "\x1b" in text or "Traceback" in text:
+        return f"control characters or a traceback: {text[-300:]!r}"
+    if code == 1 and any(word.startswith("--prompts") for word in words):  # some lines have no answer
+        return None
+    if code not in (0, 2):
+        return f"exit code {code}"
+    if code and program == "lab.command_line" and out.getvalue() and "--chat" not in words:
+        return f"half an answer: {out.getvalue()!r}"
+    if code:
+        # which must be one line, progress that was drawn anew left out
+        raise ValueError(re.sub("[^\n]*\r", "", said.getvalue()).removesuffix("\n"))
+    return None
+
+
 # --- the frame -----------------------------------------------------------------------------------------------------------------------
 
-KINDS: dict[str, Callable[[random.Random, Path], tuple[str, str]]] = {"checkpoints": checkpoints, "kills": kills}
+KINDS: dict[str, Callable[[random.Random, Path], tuple[str, str]]] = {"checkpoints": checkpoints, "kills": kills, "lines": lines}
 
 
 def attempt(kind: str, seed: int, number: int, seconds: float = 20) -> tuple[str, str]:

@@ -195,7 +195,10 @@ def test_an_edited_rule_does_not_go_on(saved, asked, capsys):
     out.write_text(out.read_text().replace('"threshold": 0.9', '"threshold": 0.8'))
     _, err, code = ask(capsys, saved, asked)
     assert code == 2 and "was begun with threshold 0.8, this is 0.9" in err
-    for text in (b'{"id": 1, "prompt": "a", "settings": 5}\n', out.read_bytes().replace(b'"settings": {', b'"settings": {"\\u001b": 1}, "x": {')):
+    for text in (
+        b'{"id": 1, "prompt": "a", "settings": 5}\n',
+        out.read_bytes().replace(b'"settings": {', b'"settings": {"\\u001b": 1}, "x": {'),
+    ):
         out.write_bytes(text)
         _, err, code = ask(capsys, saved, asked)
         assert code == 2 and err.count("\n") == 1 and "\x1b" not in err and out.read_bytes() == text

@@ -118,7 +118,7 @@ def test_a_guide_is_a_second_model(saved, capsys, monkeypatch, tmp_path):
     needs = "needs a guide: give --guide, or train it by python -m lab.train ar --out weights/tiny-ar"
     assert run(capsys, *command, "--strategy", "apd") == ("", f"dllm.py: apd {needs}\n", 2)
     _, err, code = run(capsys, *command, "--strategy", "llada", "--guide", saved)
-    assert (err, code) == ("dllm.py: strategy llada has no setting guide: that is a setting of apd, guided\n", 2)
+    assert (err, code) == ("dllm.py: strategy llada has no setting guide: that is a setting of apd, guided; it takes remasking\n", 2)
     monkeypatch.undo()
     _, err, code = run(capsys, *command, "--strategy", "apd", "--guide", "./nothing")
     assert code == 2 and err.count("\n") == 1 and "no checkpoint at ./nothing" in err
@@ -245,6 +245,12 @@ def test_an_output_that_cannot_be_written_is_one_line(saved, tmp_path, arguments
     assert (code, last.strip()) == (2, f"{what} cannot be written: No space left on device")
 
 
+def test_without_an_output_there_is_no_answer(saved, tmp_path):
+    """Would catch success when stdout is closed (`>&-`)."""
+    code = program.run(["--model", saved, "--prompt", "hello", *SHORT], "import sys; sys.stdout = None", stderr=tmp_path / "err")
+    assert (code, (tmp_path / "err").read_text()) == (2, "dllm.py: the answer cannot be written: there is no standard output\n")
+
+
 @pytest.mark.parametrize(
     "arguments, code", [(["--strategy", "list"], ""), (["--help"], ""), (["oracle", "--limit", "1", "--length", "2"], BENCH)]
 )
@@ -267,7 +273,8 @@ def test_it_runs_as_a_program(saved):
         "lab.infill",
         "lab.own_rule",
     }
-    assert not loaded & {"rich", "matplotlib"}
+    slow = {"rich", "matplotlib", "huggingface_hub", "torch._dynamo", "torch._inductor", "sympy"}
+    assert not loaded & slow  # each a tenth of a second and more
 
 
 def test_a_mistake_is_one_line_of_a_program(saved, tmp_path):

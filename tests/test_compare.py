@@ -9,7 +9,7 @@ import pytest
 from lab import bench, command_line, compare, report
 from lab.command_line import TINY, made_for
 from lab.tasks import TASKS
-from strategies import STRATEGIES, Share, named
+from strategies import STRATEGIES, Share, build, named, require
 
 ONE = ["--limit", "1", "--task", "add", "--gen-length", "32"]
 
@@ -141,10 +141,11 @@ def test_a_point_of_a_sweep_has_its_setting_once(capsys, tmp_path):
     assert [c.label for c in compare.chosen_contenders(args)[0]] == [f"fast-dllm:threshold={t}" for t in compare.SURE]
 
     @named("own.py:rule")
-    def builder(least: Share = 0.5) -> None:
+    def builder(least: Share = 0.5):
         """A rule of one's own."""
+        return require(least < 0.99, "least", least, "below 0.99") or build("fast-dllm", threshold=least)
 
-    assert labels("own.py:rule")[0] == "own.py:rule:least=0.99"
+    assert labels("own.py:rule")[:2] == ["own.py:rule:least=0.95", "own.py:rule:least=0.9"]
     del STRATEGIES["own.py:rule"]
 
 

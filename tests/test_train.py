@@ -484,7 +484,21 @@ def test_a_finished_run_leaves_a_model_that_decodes(tmp_path, capsys):
     assert json.loads(Path(s.out, "config.json").read_text())["model_type"] == "llada"
 
 
-@pytest.mark.parametrize("flag", ["--steps=none", "--nonsense=1", "--batch=0", "--heads=5", "--least=0", "--adam=nan", "--seed=-1", "--processes=65", "--width=9999999", "--batch=99999999999"])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--steps=none",
+        "--nonsense=1",
+        "--batch=0",
+        "--heads=5",
+        "--least=0",
+        "--adam=nan",
+        "--seed=-1",
+        "--processes=65",
+        "--width=9999999",
+        "--batch=99999999999",
+    ],
+)
 def test_bad_settings_are_one_line(flag, capsys):
     """A traceback, or a run that fails at its first step."""
     with pytest.raises(SystemExit) as exit:
