@@ -249,6 +249,67 @@ def damage_text(rng: random.Random, folder: Path) -> str:
     return f"{name}: {text[:40]!r}"
 
 
+LETTERS = {letter: number for number, letter in enumerate("abc 12?")}
+PARTS = {  # of a tokenizer.json: what its library knows, with numbers and texts that it may not expect
+    "normalizer": [
+        {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, {"type": "Precompiled", "precompiled_charsmap": ""}, {"type": "Lowercase"},
+        {"type": "Replace", "pattern": {"String": ""}, "content": "ab"}, {"type": "Replace", "pattern": {"Regex": "("}, "content": ""},
+        {"type": "Replace", "pattern": {"Regex": "(a*)*$"}, "content": "b"}, {"type": "Prepend", "prepend": ""}, {"type": "Sequence", "normalizers": []},
+        {"type": "Prepend", "prepend": "\x1b[31m"}, {"type": "Strip", "strip_left": True, "strip_right": True}, {"type": "NFKD"}, {"type": "ByteLevel"},
+        {"type": "Replace", "pattern": {"Regex": "."}, "content": ""}, {"type": "Replace", "pattern": {"Regex": "."}, "content": "é" * 1000},
+    ],
+    "pre_tokenizer": [
+        {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Removed", "invert": False}, {"type": "Whitespace"}, {"type": "UnicodeScripts"},
+        {"type": "Split", "pattern": {"String": ""}, "behavior": "Isolated", "invert": True}, {"type": "Digits", "individual_digits": True},
+        {"type": "Split", "pattern": {"Regex": "["}, "behavior": "Isolated", "invert": False}, {"type": "CharDelimiterSplit", "delimiter": "a"},
+        {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True}, {"type": "Sequence", "pretokenizers": []},
+        {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}, {"type": "Punctuation", "behavior": "Contiguous"},
+        {"type": "FixedLength", "length": 0}, {"type": "FixedLength", "length": 2**40}, {"type": "BertPreTokenizer"},
+    ],
+    "decoder": [
+        {"type": "Strip", "content": "a", "start": 10**9, "stop": 10**9}, {"type": "Replace", "pattern": {"Regex": ""}, "content": "\x1b[2J"},
+        {"type": "ByteFallback"}, {"type": "CTC", "pad_token": "", "word_delimiter_token": "", "cleanup": True}, {"type": "Sequence", "decoders": []},
+        {"type": "WordPiece", "prefix": "", "cleanup": True}, {"type": "BPEDecoder", "suffix": ""}, {"type": "Strip", "content": "é", "start": 1, "stop": 3},
+        {"type": "Metaspace", "replacement": "a", "prepend_scheme": "always", "split": False}, {"type": "ByteLevel"}, None,
+    ],
+    "post_processor": [
+        {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "X", "type_id": 0}}], "pair": [], "special_tokens": {}},
+        {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}, {"type": "BertProcessing", "sep": ["a", 2**32 - 1], "cls": ["b", 0]},
+    ],
+    "model": [
+        {"type": "BPE", "vocab": LETTERS, "merges": []}, {"type": "BPE", "vocab": LETTERS, "merges": [["a", "b"]]}, {"type": "BPE", "vocab": {}, "merges": []},
+        {"type": "BPE", "vocab": LETTERS | {"ab": 7}, "merges": [["a", "b"]], "dropout": 2.0}, {"type": "BPE", "vocab": {"a": 2**32 - 1}, "merges": []},
+        {"type": "BPE", "vocab": LETTERS, "merges": ["a"], "unk_token": "z", "byte_fallback": True}, {"type": "Unigram", "unk_id": 9, "vocab": [["a", 0.0]]},
+        {"type": "BPE", "vocab": LETTERS, "merges": [], "unk_token": "z"}, {"type": "Unigram", "unk_id": None, "vocab": [["a", -1.0]]},
+        {"type": "Unigram", "unk_id": 0, "vocab": []}, {"type": "Unigram", "unk_id": 0, "vocab": [["", 0.0], ["b", 1e308]], "byte_fallback": True},
+        {"type": "WordPiece", "vocab": LETTERS, "unk_token": "z", "continuing_subword_prefix": "", "max_input_chars_per_word": 0},
+        {"type": "WordLevel", "vocab": LETTERS, "unk_token": "z"}, {"type": "WordLevel", "vocab": {}, "unk_token": ""},
+        {"type": "BPE", "vocab": LETTERS, "merges": [], "dropout": 0.5, "continuing_subword_prefix": "é", "end_of_word_suffix": "a", "fuse_unk": True},
+    ],
+    "added_tokens": [
+        [{"id": i, "content": text, "special": special, "normalized": normal, "single_word": False, "lstrip": True, "rstrip": False}]
+        for i, text, special, normal in ((0, "", True, False), (2**32 - 1, "z", False, True), (500, "a", True, True), (39, "<mask>", False, True), (3, "?", False, False))
+    ],
+    "truncation": [{"max_length": n, "strategy": "OnlySecond", "stride": s, "direction": "Left"} for n, s in ((0, 0), (2, 5), (2**63, 1))],
+    "padding": [
+        {"strategy": how, "direction": "Left", "pad_to_multiple_of": n, "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
+        for how, n in (("BatchLongest", 0), ({"Fixed": 2**40}, None), ("BatchLongest", 2**50))
+    ],
+}  # fmt: skip
+
+
+def damage_tokenizer(rng: random.Random, folder: Path) -> str:
+    """Put other parts into the tokenizer: some do, some do not fit each other."""
+    file, done = folder / "tokenizer.json", {}
+    with contextlib.suppress(ValueError, RecursionError):
+        content = json.loads(file.read_text())
+        for name in rng.sample(list(PARTS), rng.choice((1, 1, 2, 3))):
+            done[name] = rng.choice(PARTS[name])
+        if isinstance(content, dict):
+            file.write_text(json.dumps(content | done))
+    return f"tokenizer.json: {str(done)[:300]}"
+
+
 TEMPLATES = [
     "{% for", "{{ raise_exception('no\n\x1b[31m') }}", "{{ 'a' * 10**10 }}", "{{ 10**(10**10) }}", "{{ 'a'|center(10**10) }}",
     "{% for i in range(10**9) %}a{% endfor %}", "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
@@ -372,7 +433,7 @@ def mild(rng: random.Random, folder: Path) -> str:
 
 
 DAMAGES = (
-    mild, mild, mild, mild,
+    mild, mild, mild, mild, damage_tokenizer, damage_tokenizer, damage_tokenizer,
     damage_bytes, damage_json, damage_json, damage_json, damage_text, damage_template, damage_header, damage_numbers, damage_index,
 )  # fmt: skip
 
