@@ -301,6 +301,8 @@ def peak_memory(device: torch.device) -> float | None:
 
 
 def run() -> None:
+    if sys.stderr is None:  # closed by who started the program: print would write to stdout instead
+        sys.stderr = open(os.devnull, "w")
     try:
         main()
     except KeyboardInterrupt:

@@ -47,9 +47,9 @@ def draw_terminal() -> None:
     (FOLDER / "watch.svg").write_text(svg, encoding="utf-8")
 
 
-def draw_page(page: Path, fragment: str, picture: str, width: int, *flags: str) -> None:
+def draw_page(page: Path, fragment: str, picture: str, size: str, *flags: str) -> None:
     """What a browser window shows of a page, as a PNG."""
-    to = [f"--screenshot={FOLDER / picture}", f"--window-size={width},720", *flags]
+    to = [f"--screenshot={FOLDER / picture}", f"--window-size={size}", *flags]
     command = [BROWSER, *FLAGS, *to, page.resolve().as_uri() + fragment]
     subprocess.run(command, check=True, capture_output=True)
 
@@ -64,9 +64,9 @@ def main() -> None:
     trace.main([*files, "--out", str(page)])
     result = trace.read(files[0])[0]["prompt_length"] + 16  # of the third step: a slot
     shown = f"#step=2&slot={result}"
-    draw_page(page, shown, "viewer.png", 1200)
+    draw_page(page, shown, "viewer.png", "1200,720")
     dark = "--blink-settings=preferredColorScheme=0"
-    draw_page(page, f"{shown}&threshold=0.7", "phone.png", 400, dark)
+    draw_page(page, f"{shown}&threshold=0.7", "phone.png", "400,900", dark)
     page.unlink()
     print(*sorted(file.name for file in FOLDER.iterdir()))
 

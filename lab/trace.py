@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dllm import Canvas, Step
 from lab.command_line import Parser
-from lab.files import append, json_object, read_bytes
+from lab.files import append, json_object, read_bytes, write
 from lab.report import replace_file
 from strategies import trait
 
@@ -34,7 +34,7 @@ HEADER = {"strategy", "settings", "versions", "model", "special", "prompt", "pad
 HEADER |= {"prompt_length", "gen_length", "block_length"}
 FORWARD = set("nfe window blocks query visible candidates writes unwrites rows ms tokens".split())
 MOST = 2**53 - 1  # the greatest whole number that a page can count to
-LONGEST = 2**14  # slots of a canvas that a page can draw
+LONGEST, DRAWN = 2**20, 2**14  # slots of a canvas: of one that is read, and on a page
 TOP = 5  # how many of the likeliest tokens a candidate is recorded with
 VIEWER = Path(__file__).parent.parent / "docs" / "viewer.html"
 EMPTY = '<script type="application/json" id="traces">[]</script>'  # where the page has its traces
@@ -58,11 +58,14 @@ def trace(
     """
     recorder = Recorder(s, tokenizer, row)
     try:
-        with writer(path) as write:
-            write(recorder.header(strategy, own or {}, question))
+        header = recorder.header(strategy, own or {}, question)
+        if path.endswith(".html"):
+            check_size(header)
+        with writer(path) as put:
+            put(header)
             for step in steps:
                 if row in step.window.live:
-                    write(recorder.forward(step))
+                    put(recorder.forward(step))
                 yield step
     except OSError as error:
         raise OSError(f"the trace {path} cannot be written: {error.strerror}") from None
@@ -90,7 +93,7 @@ class Recorder:
         self.s, self.tokenizer, self.row = s, tokenizer, row
         self.canvas = s.x[row].tolist()  # as the last record left it
         self.known: set[int] = set()  # the ids whose text has been recorded
-        self.ends = list(getattr(s.model.config, "ends", None) or [s.eos_id])  # XXX
+        self.ends = list(s.model.config.ends)
 
     def header(self, strategy: str, own: dict, question: str) -> dict:
         s, P = self.s, self.s.prompt_length
@@ -325,6 +328,12 @@ def replay(records: list[dict]) -> Iterator[list[int]]:
         yield list(canvas)
 
 
+def check_size(header: dict) -> None:
+    slots = header["prompt_length"] + header["gen_length"]
+    if slots > DRAWN:
+        raise ValueError(f"a canvas of {slots} slots: a page draws at most {DRAWN}")
+
+
 def write_page(path: str, traces: list[list[dict]]) -> None:
     """Put traces into a copy of the viewer, which needs nothing else: the whole page, or none."""
     data = compact(traces).replace("<", "\\u003c")  # nothing in it can end the script element
@@ -343,12 +352,15 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if len(args.traces) > 2:
             raise ValueError(f"{len(args.traces)} traces: expected one, or two to compare")
-        write_page(args.out, [read(path) for path in args.traces])
-    except ValueError as error:
+        traces = [read(path) for path in args.traces]
+        for header, *_ in traces:
+            check_size(header)
+        write_page(args.out, traces)
+        write(args.out, "name of the page")
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     except RecursionError:
         parser.error("a trace has a field that is nested too deep")
-    print(args.out)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,16 @@ def test_a_program_answers_in_the_encoding_it_is_given(saved, tmp_path):
     assert (tmp_path / "out").read_bytes() == b"???\n" and b"Traceback" not in (tmp_path / "err").read_bytes()
 
 
+def test_what_is_closed_gets_nothing_of_the_other(saved, tmp_path):
+    """Would catch counters between the words of an answer (print takes stdout where there is no stderr), and a traceback without stdout."""
+    command = ["--model", saved, "--prompt", "hello", "--explain", *SHORT]
+    assert program.run(command, stdout=tmp_path / "whole", stderr=tmp_path / "err") == 0
+    assert program.run(command, "import sys; sys.stderr = None", stdout=tmp_path / "out", stderr=tmp_path / "err") == 0
+    assert (tmp_path / "out").read_text() == (tmp_path / "whole").read_text()
+    assert program.run(command, "import sys; sys.stdout = None", stdout=tmp_path / "out", stderr=tmp_path / "no") == 2
+    assert (tmp_path / "no").read_text().endswith("\ndllm.py: the answer cannot be written: there is no standard output\n")
+
+
 @pytest.mark.parametrize(
     "line", ['{"a": NaN}', '{"a": Infinity}', '{"a": -Infinity}', '{"a": 1e999}', '{"a": ' + "1" * 5000 + "}", "[" * 10**5]
 )

@@ -1,5 +1,6 @@
 """Traces: they replay to the run they recorded, survive a kill, and refuse what they cannot read or write before any work."""
 
+import copy
 import dataclasses
 import json
 import resource
@@ -27,6 +28,13 @@ class Letters:
 
     def decode(self, ids, skip_special_tokens=True):
         return "".join(f"<{i}>" for i in ids)
+
+
+def model_with_ends(*ids: int):
+    """A random model with further end tokens."""
+    model = copy.copy(random_model(0))
+    model.config = dataclasses.replace(model.config, end_token_ids=ids)
+    return model
 
 
 def recorded(stream, canvas, path, row=0) -> list[dict]:
@@ -275,8 +283,14 @@ def test_an_answer_is_recorded_as_text_once_it_is_full(tmp_path):
     recorder = traces.Recorder(canvas, Bytes(), 0)
     recorder.canvas = [1, 2, 3, 0, 1, 2, 3, EOS, 0, 1, 2]
     assert recorder.answer() == "🙂"
-    *first, last = traces.trace(dllm.stream(canvas), canvas, Bytes(), str(tmp_path / "run.jsonl"), question="why?")
+    canvas = dllm.prepare(model_with_ends(7, 9), [1, 2, 3], "llada", {"gen_length": 8, "block_length": 8})
+    for _ in traces.trace(dllm.stream(canvas), canvas, Bytes(), str(tmp_path / "run.jsonl"), question="why?"):
+        pass
     header, *_, before, record = traces.read(tmp_path / "run.jsonl")
+    assert header["special"] == {"mask": MASK, "eos": EOS, "ends": [EOS, 7, 9]} and {"7", "9"} <= set(header["tokens"])
+    recorder = traces.Recorder(canvas, Bytes(), 0)
+    recorder.canvas = [1, 2, 3, 0, 1, 2, 3, 9, EOS, 0, 1]
+    assert recorder.answer() == "🙂"
     assert header["question"] == "why?" and "answer" not in before and "answer" in record
 
 
@@ -352,6 +366,9 @@ def test_a_torn_last_line_is_left_out(written, tmp_path, capsys, cut):
     written.write_bytes(written.read_bytes()[:-cut])
     assert traces.read(written) == (whole if cut == 1 else whole[:-1])
     assert make_page(capsys, written, "--out", tmp_path / "page.html")[2] == 0
+    for torn in ("null", "[]", "5", '{"nfe": 1e999}'):
+        written.write_text("".join(json.dumps(record) + "\n" for record in whole) + torn)
+        assert traces.read(written) == whole
 
 
 WRONG = {  # of which field, in the header and in a record
@@ -426,6 +443,26 @@ def test_a_field_that_is_nested_too_deep_is_one_line(written, tmp_path, capsys):
         written.write_text("\n".join([lines[0][:-1] + ',"note":' + "[" * depth + "]" * depth + "}", *lines[1:]]) + "\n")
         out, err, code = make_page(capsys, written, "--out", tmp_path / "page.html")
         assert (code, err) == (0, "") or (code == 2 and err.count("\n") == 1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_the_name_of_the_page_may_have_nowhere_to_go(written, tmp_path):
+    """Would catch a traceback at exit, after the line or instead of it."""
+    code = "import sys; from lab import trace; trace.main(sys.argv[1:]); raise SystemExit"
+    code = program.run([written, "--out", tmp_path / "page.html"], code, stdout="/dev/full", stderr=tmp_path / "err")
+    line = "lab.trace: the name of the page cannot be written: No space left on device\n"
+    assert (code, (tmp_path / "err").read_text()) == (2, line)
+
+
+def test_a_canvas_that_no_page_can_draw_is_refused(written, tmp_path, capsys):
+    """Would catch a page that keeps a browser busy for minutes, and a decode whose page is refused when it is done."""
+    canvas = dllm.prepare(random_model(0, max_sequence_length=2**15), [1, 2, 3], "llada", {"gen_length": 2**14, "block_length": 2**13})
+    with pytest.raises(ValueError, match="^a canvas of 16387 slots: a page draws at most 16384$"):
+        next(traces.trace(dllm.stream(canvas), canvas, Letters(), str(tmp_path / "run.html")))
+    assert not (tmp_path / "run.html").exists()
+    written.write_text(written.read_text().replace('"gen_length":24', f'"gen_length":{2**14}'))
+    line = "lab.trace: a canvas of 16387 slots: a page draws at most 16384\n"
+    assert make_page(capsys, written, "--out", tmp_path / "p.html") == ("", line, 2) and not (tmp_path / "p.html").exists()
 
 
 def test_wrong_files_are_one_line_and_exit_code_2(written, tmp_path, capsys):

@@ -107,7 +107,7 @@ def test_the_page_needs_nothing_from_elsewhere():
 def test_the_gallery_is_small_and_can_be_opened():
     """Would catch a trace in docs/ that the viewer of today refuses, and pictures that weigh more than the code."""
     files = list((traces.VIEWER.parent / "gallery").iterdir())
-    assert sum(file.stat().st_size for file in files) < 300_000
+    assert sum(file.stat().st_size for file in files) < 400_000
     for file in files:
         assert file.suffix != ".jsonl" or len(traces.read(file)) > 2
         assert file.suffix != ".svg" or not re.search(r"url\(.https?:|<script|<image", file.read_text(encoding="utf-8"))
@@ -296,6 +296,19 @@ def test_the_heading_says_what_sets_two_runs_apart(shown, tmp_path):
 
 
 @needs_browser
+def test_every_end_token_ends_an_answer_and_none_a_prompt(shown, tmp_path):
+    """Would catch a turn's end inside the prompt that is drawn as the end of the answer, or one in the answer that is not."""
+    run = a_run(tmp_path, "llada")
+    token = run[-1]["writes"][0][1]
+    run[0]["prompt"][2] = token
+    run[0]["special"]["ends"] = [38, token]
+    cells = shown(run, fragment="#step=24").run(CELLS % 1)
+    assert cells[2][1] == f"<{token}>" and cells[run[-1]["writes"][0][0]][1] == "\u220e"
+    del run[0]["special"]["ends"]  # of before there were several
+    assert shown(run, fragment="#step=24").run(CELLS % 1)[run[-1]["writes"][0][0]][1] == f"<{token}>"
+
+
+@needs_browser
 def test_a_mask_is_titled_as_one_and_a_proposal_by_its_text(shown, tmp_path):
     """Would catch an inspector that calls a mask by the name of its token, and one that hides what it would have become."""
     run = a_run(tmp_path, "llada")
@@ -398,12 +411,15 @@ def test_the_page_takes_nothing_on_trust(shown, tmp_path):
                 assert field == "version" or said.endswith(f": line {number + 1} is not a whole record"), (field, value, said)
     for text, said in (
         ("", "its first line is not the header of one"),
+        (json.dumps(run[0] | {"gen_length": 2**14}) + "\n", "a canvas of 16387 slots: a page draws at most 16384"),
         ("null\n", "its first line is not the header of one"),
         ("[" * 100_000 + "\n", "its first line is not the header of one"),
         (json.dumps(run[0]) + "\n\n" + json.dumps(run[1]) + "\n", "line 2 is not a whole record"),
     ):
         assert page.run(parse % json.dumps(text)) == f"a is no trace, or a damaged one: {said}"
-    assert page.run(parse % json.dumps("".join(json.dumps(record) + "\n" for record in run))) == 24
+    whole = "".join(json.dumps(record) + "\n" for record in run)
+    for torn in ("", "null", "[]", "5", '{"nfe":', '{"nfe": 1e999}', "\ufffd"):  # what may stand behind the last end of line
+        assert page.run(parse % json.dumps(whole + torn)) == 24
 
 
 @needs_browser

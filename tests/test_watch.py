@@ -28,6 +28,7 @@ from load_weights import load_model, load_tokenizer
 from shared import DRAFTING, GUIDED, LENGTHS, one_canvas, seeds
 from strategies import STRATEGIES, options
 from test_command_line import SHORT, run
+from test_trace import model_with_ends
 
 ROOT = Path(__file__).parent.parent
 ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"  # a terminal's second screen
@@ -95,6 +96,14 @@ def test_a_character_of_several_tokens_is_shown_once():
     observer.tokenizer = Words("a", *(smile[i : i + 1] for i in range(4)), "b")
     observer.ids[7:] = [0, 1, 2, 3, 4, 5, 1, 39, 4, 0] + [5] * 14
     assert observer.texts()[:10] == ["a", "🙂", "", "", "", "b", "\ufffd", watch.MASKED, "\ufffd", "a"]
+
+
+def test_every_end_token_is_shown_as_an_end():
+    """Would catch the name of a model's end of turn in the picture, where its end of text is a sign."""
+    canvas = dllm.prepare(model_with_ends(5), random_prompt(0, 7), "llada", LENGTHS)
+    observer = watch.Observer(canvas, Words("x"), {})
+    observer.ids[7:] = [1, 5, 38, *[1] * 21]
+    assert observer.texts()[:4] == ["x", watch.ENDED, watch.ENDED, "x"]
 
 
 def test_a_model_cannot_command_the_terminal():
