@@ -42,6 +42,7 @@ import browser
 import lab.trace
 from conftest import EOS, MASK, VOCABULARY, adapter_of, random_model, save_checkpoint
 from dllm import StepLimit, generate, prepare, stream
+from kills import kills
 from lab.command_line import TINY
 from load_weights import load_model, load_tokenizer
 from strategies import STRATEGIES
@@ -253,6 +254,67 @@ def damage_text(rng: random.Random, folder: Path) -> str:
     return f"{name}: {text[:40]!r}"
 
 
+LETTERS = {letter: number for number, letter in enumerate("abc 12?")}
+PARTS = {  # of a tokenizer.json: what its library knows, with numbers and texts that it may not expect
+    "normalizer": [
+        {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, {"type": "Precompiled", "precompiled_charsmap": ""}, {"type": "Lowercase"},
+        {"type": "Replace", "pattern": {"String": ""}, "content": "ab"}, {"type": "Replace", "pattern": {"Regex": "("}, "content": ""},
+        {"type": "Replace", "pattern": {"Regex": "(a*)*$"}, "content": "b"}, {"type": "Prepend", "prepend": ""}, {"type": "Sequence", "normalizers": []},
+        {"type": "Prepend", "prepend": "\x1b[31m"}, {"type": "Strip", "strip_left": True, "strip_right": True}, {"type": "NFKD"}, {"type": "ByteLevel"},
+        {"type": "Replace", "pattern": {"Regex": "."}, "content": ""}, {"type": "Replace", "pattern": {"Regex": "."}, "content": "é" * 1000},
+    ],
+    "pre_tokenizer": [
+        {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Removed", "invert": False}, {"type": "Whitespace"}, {"type": "UnicodeScripts"},
+        {"type": "Split", "pattern": {"String": ""}, "behavior": "Isolated", "invert": True}, {"type": "Digits", "individual_digits": True},
+        {"type": "Split", "pattern": {"Regex": "["}, "behavior": "Isolated", "invert": False}, {"type": "CharDelimiterSplit", "delimiter": "a"},
+        {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True}, {"type": "Sequence", "pretokenizers": []},
+        {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}, {"type": "Punctuation", "behavior": "Contiguous"},
+        {"type": "FixedLength", "length": 0}, {"type": "FixedLength", "length": 2**40}, {"type": "BertPreTokenizer"},
+    ],
+    "decoder": [
+        {"type": "Strip", "content": "a", "start": 10**9, "stop": 10**9}, {"type": "Replace", "pattern": {"Regex": ""}, "content": "\x1b[2J"},
+        {"type": "ByteFallback"}, {"type": "CTC", "pad_token": "", "word_delimiter_token": "", "cleanup": True}, {"type": "Sequence", "decoders": []},
+        {"type": "WordPiece", "prefix": "", "cleanup": True}, {"type": "BPEDecoder", "suffix": ""}, {"type": "Strip", "content": "é", "start": 1, "stop": 3},
+        {"type": "Metaspace", "replacement": "a", "prepend_scheme": "always", "split": False}, {"type": "ByteLevel"}, None,
+    ],
+    "post_processor": [
+        {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "X", "type_id": 0}}], "pair": [], "special_tokens": {}},
+        {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}, {"type": "BertProcessing", "sep": ["a", 2**32 - 1], "cls": ["b", 0]},
+    ],
+    "model": [
+        {"type": "BPE", "vocab": LETTERS, "merges": []}, {"type": "BPE", "vocab": LETTERS, "merges": [["a", "b"]]}, {"type": "BPE", "vocab": {}, "merges": []},
+        {"type": "BPE", "vocab": LETTERS | {"ab": 7}, "merges": [["a", "b"]], "dropout": 2.0}, {"type": "BPE", "vocab": {"a": 2**32 - 1}, "merges": []},
+        {"type": "BPE", "vocab": LETTERS, "merges": ["a"], "unk_token": "z", "byte_fallback": True}, {"type": "Unigram", "unk_id": 9, "vocab": [["a", 0.0]]},
+        {"type": "BPE", "vocab": LETTERS, "merges": [], "unk_token": "z"}, {"type": "Unigram", "unk_id": None, "vocab": [["a", -1.0]]},
+        {"type": "Unigram", "unk_id": 0, "vocab": []}, {"type": "Unigram", "unk_id": 0, "vocab": [["", 0.0], ["b", 1e308]], "byte_fallback": True},
+        {"type": "WordPiece", "vocab": LETTERS, "unk_token": "z", "continuing_subword_prefix": "", "max_input_chars_per_word": 0},
+        {"type": "WordLevel", "vocab": LETTERS, "unk_token": "z"}, {"type": "WordLevel", "vocab": {}, "unk_token": ""},
+        {"type": "BPE", "vocab": LETTERS, "merges": [], "dropout": 0.5, "continuing_subword_prefix": "é", "end_of_word_suffix": "a", "fuse_unk": True},
+    ],
+    "added_tokens": [
+        [{"id": i, "content": text, "special": special, "normalized": normal, "single_word": False, "lstrip": True, "rstrip": False}]
+        for i, text, special, normal in ((0, "", True, False), (2**32 - 1, "z", False, True), (500, "a", True, True), (39, "<mask>", False, True), (3, "?", False, False))
+    ],
+    "truncation": [{"max_length": n, "strategy": "OnlySecond", "stride": s, "direction": "Left"} for n, s in ((0, 0), (2, 5), (2**63, 1))],
+    "padding": [
+        {"strategy": how, "direction": "Left", "pad_to_multiple_of": n, "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
+        for how, n in (("BatchLongest", 0), ({"Fixed": 2**40}, None), ("BatchLongest", 2**50))
+    ],
+}  # fmt: skip
+
+
+def damage_tokenizer(rng: random.Random, folder: Path) -> str:
+    """Put other parts into the tokenizer: some do, some do not fit each other."""
+    file, done = folder / "tokenizer.json", {}
+    with contextlib.suppress(ValueError, RecursionError):
+        content = json.loads(file.read_text())
+        for name in rng.sample(list(PARTS), rng.choice((1, 1, 2, 3))):
+            done[name] = rng.choice(PARTS[name])
+        if isinstance(content, dict):
+            file.write_text(json.dumps(content | done))
+    return f"tokenizer.json: {str(done)[:300]}"
+
+
 TEMPLATES = [
     "{% for", "{{ raise_exception('no\n\x1b[31m') }}", "{{ 'a' * 10**10 }}", "{{ 10**(10**10) }}", "{{ 'a'|center(10**10) }}",
     "{% for i in range(10**9) %}a{% endfor %}", "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
@@ -376,113 +438,9 @@ def mild(rng: random.Random, folder: Path) -> str:
 
 
 DAMAGES = (
-    mild, mild, mild, mild,
+    mild, mild, mild, mild, damage_tokenizer, damage_tokenizer, damage_tokenizer,
     damage_bytes, damage_json, damage_json, damage_json, damage_text, damage_template, damage_header, damage_numbers, damage_index,
 )  # fmt: skip
-
-# --- traces --------------------------------------------------------------------------------------------------------------------------
-
-
-def traces(rng: random.Random, folder: Path) -> tuple[str, str]:
-    """A trace of which one to three lines are damaged: read it, replay it, make a page of it, and open it in the page if that is here."""
-    lines = list(rng.choice(whole_traces()))
-    done = [damage_line(rng, lines) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
-    data = b"\n".join(lines) + b"\n" * (rng.random() < 0.9)
-    if rng.random() < 0.1:
-        data = data[: rng.randrange(len(data) + 1)]
-        done.append(f"cut to {len(data)} bytes")
-    (folder / "run.jsonl").write_bytes(data)
-
-    def work():
-        try:
-            in_the_page = open_trace(data)
-        except RuntimeError as error:
-            return f"in the page: {error}"
-        if in_the_page and not re.fullmatch(SENTENCE, in_the_page):
-            return f"the page says {in_the_page[:300]!r}"
-        records = lab.trace.read(folder / "run.jsonl")
-        canvases = list(lab.trace.replay(records))
-        slots = records[0]["prompt_length"] + records[0]["gen_length"]
-        if len(canvases) != len(records) - 1 or any(len(canvas) != slots for canvas in canvases):
-            return "a replay of another length"
-        if slots <= lab.trace.DRAWN and in_the_page:
-            return f"the reader takes what the page refuses: {in_the_page}"
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said, contextlib.suppress(SystemExit):
-            lab.trace.main([str(folder / "run.jsonl"), "--out", str(folder / "page.html")])
-        if (folder / "page.html").exists():
-            text = (folder / "page.html").read_text().split('id="traces">')[1].split("</script>")[0]
-            return None if json.loads(text) == [records] else "a page of another trace"
-        raise ValueError(said.getvalue().rstrip("\n"))
-
-    return "; ".join(done), outcome(work)
-
-
-SENTENCE = (
-    r"run.jsonl is no trace, or a damaged one: (its first line is not the header of one|its version is (\d+|unknown), this page reads "
-)
-SENTENCE += r"version 1|line \d+ is not a whole record|a canvas of \d+ slots: a page draws at most \d+)"
-
-
-def whole_traces(made: list[list[bytes]] = []) -> list[list[bytes]]:
-    """The lines of those that are damaged: of a cache, of tokens taken back, of an answer that was half given."""
-    if not made:
-        template = {"template": [1, MASK, 2, *[MASK] * 5, 3]}
-        for strategy, how in (("fast-dllm", {"gen_length": 16}), ("saber", {"gen_length": 16}), ("llada", template)):
-            template = how.pop("template", None)
-            canvas = prepare(random_model(0), [[1, 2, 3, 4, 5]], strategy, how | {"block_length": 8}, template and [template])
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "run.jsonl"
-                for _ in lab.trace.trace(stream(canvas), canvas, Letters(), str(path), strategy, {"threshold": 0.9}, 0, "what?"):
-                    pass
-                made.append(path.read_bytes().splitlines())
-    return made
-
-
-class Letters:
-    def decode(self, ids, skip_special_tokens=True):
-        return "".join(chr(97 + i % 26) for i in ids)
-
-
-def damage_line(rng: random.Random, lines: list[bytes]) -> str:
-    """Change a value of a line, or its bytes, or take it out, double it, put another in its place."""
-    number = rng.choice((0, rng.randrange(len(lines)))) if lines else 0
-    how = rng.choice(("value", "value", "value", "value", "bytes", "remove", "double", "swap", "text", "empty"))
-    with contextlib.suppress(ValueError, RecursionError, IndexError, TypeError):
-        if how == "value":
-            content = json.loads(lines[number])
-            how += " " + change_json(rng, content)
-            lines[number] = json.dumps(content).encode()
-        elif how == "bytes":
-            line = bytearray(lines[number])
-            for _ in range(rng.choice((1, 1, 8))):
-                line[rng.randrange(len(line))] = rng.randrange(256)
-            lines[number] = bytes(line)
-        elif how == "remove":
-            del lines[number]
-        elif how == "double":
-            lines.insert(number, lines[number])
-        elif how == "swap":
-            other = rng.randrange(len(lines))
-            lines[number], lines[other] = lines[other], lines[number]
-        else:
-            lines[number] = rng.choice(TEXTS).encode() if how == "text" else b""
-        return f"line {number + 1}: {how}"
-    return "nothing"
-
-
-def open_trace(data: bytes, opened: list = []) -> str:
-    """What the page says when it is given this file: nothing if it shows it. RuntimeError if its script fails."""
-    if browser.PROGRAM is None:
-        return ""
-    if not opened:
-        page = browser.Browser().__enter__()
-        atexit.register(page.__exit__)
-        page.open(lab.trace.VIEWER)
-        opened.append(page)
-    file = f"new File([Uint8Array.from(atob('{base64.b64encode(data).decode()}'), (c) => c.charCodeAt(0))], 'run.jsonl')"
-    script = f"openFiles([{file}]).then(() => {{ if (!$('problem').hidden) return $('problem').textContent; show(1); show(last()); return ''; }})"
-    return opened[0].run(script)
-
 
 # --- command lines -------------------------------------------------------------------------------------------------------------------
 
@@ -627,9 +585,114 @@ def told(program: str, words: list[str], folder: Path, rng: random.Random) -> st
     return None
 
 
+# --- traces --------------------------------------------------------------------------------------------------------------------------
+
+
+def traces(rng: random.Random, folder: Path) -> tuple[str, str]:
+    """A trace of which one to three lines are damaged: read it, replay it, make a page of it, and open it in the page if that is here."""
+    lines = list(rng.choice(whole_traces()))
+    done = [damage_line(rng, lines) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
+    data = b"\n".join(lines) + b"\n" * (rng.random() < 0.9)
+    if rng.random() < 0.1:
+        data = data[: rng.randrange(len(data) + 1)]
+        done.append(f"cut to {len(data)} bytes")
+    (folder / "run.jsonl").write_bytes(data)
+
+    def work():
+        try:
+            in_the_page = open_trace(data)
+        except RuntimeError as error:
+            return f"in the page: {error}"
+        if in_the_page and not re.fullmatch(SENTENCE, in_the_page):
+            return f"the page says {in_the_page[:300]!r}"
+        records = lab.trace.read(folder / "run.jsonl")
+        canvases = list(lab.trace.replay(records))
+        slots = records[0]["prompt_length"] + records[0]["gen_length"]
+        if len(canvases) != len(records) - 1 or any(len(canvas) != slots for canvas in canvases):
+            return "a replay of another length"
+        if slots <= lab.trace.DRAWN and in_the_page:
+            return f"the reader takes what the page refuses: {in_the_page}"
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said, contextlib.suppress(SystemExit):
+            lab.trace.main([str(folder / "run.jsonl"), "--out", str(folder / "page.html")])
+        if (folder / "page.html").exists():
+            text = (folder / "page.html").read_text().split('id="traces">')[1].split("</script>")[0]
+            return None if json.loads(text) == [records] else "a page of another trace"
+        raise ValueError(said.getvalue().rstrip("\n"))
+
+    return "; ".join(done), outcome(work)
+
+
+SENTENCE = (
+    r"run.jsonl is no trace, or a damaged one: (its first line is not the header of one|its version is (\d+|unknown), this page reads "
+)
+SENTENCE += r"version 1|line \d+ is not a whole record|a canvas of \d+ slots: a page draws at most \d+)"
+
+
+def whole_traces(made: list[list[bytes]] = []) -> list[list[bytes]]:
+    """The lines of those that are damaged: of a cache, of tokens taken back, of an answer that was half given."""
+    if not made:
+        template = {"template": [1, MASK, 2, *[MASK] * 5, 3]}
+        for strategy, how in (("fast-dllm", {"gen_length": 16}), ("saber", {"gen_length": 16}), ("llada", template)):
+            template = how.pop("template", None)
+            canvas = prepare(random_model(0), [[1, 2, 3, 4, 5]], strategy, how | {"block_length": 8}, template and [template])
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "run.jsonl"
+                for _ in lab.trace.trace(stream(canvas), canvas, Letters(), str(path), strategy, {"threshold": 0.9}, 0, "what?"):
+                    pass
+                made.append(path.read_bytes().splitlines())
+    return made
+
+
+class Letters:
+    def decode(self, ids, skip_special_tokens=True):
+        return "".join(chr(97 + i % 26) for i in ids)
+
+
+def damage_line(rng: random.Random, lines: list[bytes]) -> str:
+    """Change a value of a line, or its bytes, or take it out, double it, put another in its place."""
+    number = rng.choice((0, rng.randrange(len(lines)))) if lines else 0
+    how = rng.choice(("value", "value", "value", "value", "bytes", "remove", "double", "swap", "text", "empty"))
+    with contextlib.suppress(ValueError, RecursionError, IndexError, TypeError):
+        if how == "value":
+            content = json.loads(lines[number])
+            how += " " + change_json(rng, content)
+            lines[number] = json.dumps(content).encode()
+        elif how == "bytes":
+            line = bytearray(lines[number])
+            for _ in range(rng.choice((1, 1, 8))):
+                line[rng.randrange(len(line))] = rng.randrange(256)
+            lines[number] = bytes(line)
+        elif how == "remove":
+            del lines[number]
+        elif how == "double":
+            lines.insert(number, lines[number])
+        elif how == "swap":
+            other = rng.randrange(len(lines))
+            lines[number], lines[other] = lines[other], lines[number]
+        else:
+            lines[number] = rng.choice(TEXTS).encode() if how == "text" else b""
+        return f"line {number + 1}: {how}"
+    return "nothing"
+
+
+def open_trace(data: bytes, opened: list = []) -> str:
+    """What the page says when it is given this file: nothing if it shows it. RuntimeError if its script fails."""
+    if browser.PROGRAM is None:
+        return ""
+    if not opened:
+        page = browser.Browser().__enter__()
+        atexit.register(page.__exit__)
+        page.open(lab.trace.VIEWER)
+        opened.append(page)
+    file = f"new File([Uint8Array.from(atob('{base64.b64encode(data).decode()}'), (c) => c.charCodeAt(0))], 'run.jsonl')"
+    script = f"openFiles([{file}]).then(() => {{ if (!$('problem').hidden) return $('problem').textContent; show(1); show(last()); return ''; }})"
+    return opened[0].run(script)
+
+
 # --- the frame -----------------------------------------------------------------------------------------------------------------------
 
-KINDS: dict[str, Callable[[random.Random, Path], tuple[str, str]]] = {"checkpoints": checkpoints, "traces": traces, "lines": lines}
+Kind = Callable[[random.Random, Path], tuple[str, str]]
+KINDS: dict[str, Kind] = {"checkpoints": checkpoints, "lines": lines, "traces": traces, "kills": kills}
 
 
 def attempt(kind: str, seed: int, number: int, seconds: float = 20) -> tuple[str, str]:

@@ -264,7 +264,7 @@ scores: bfloat16 is not widened
     z = logits.float()  =>  z = logits
 
 
-@ load_weights.py: test_load_weights.py test_tiny.py
+@ load_weights.py: test_load_weights.py test_checkpoint.py test_tiny.py
 weights: an adapter of rsLoRA has LoRA's scale
     math.sqrt(rank) if config.get("use_rslora") else rank  =>  rank
 weights: a key that nobody knows is ignored
