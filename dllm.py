@@ -17,21 +17,28 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 import kernels
 import strategies
-from compiled import Compiled, compile_model, memory_of
+from checks import called, check_choice, check_ids, check_pass, require
+from compiled import compile_model, memory_of
 from kernels import Scores
 from load_weights import check_memory
 from model import Cache, Config, LLaDA, Pass
-from strategies import Count, Strategy, Window, choose, options, require, scored, trait
+from strategies import Count, EosName, Strategy, Window, choose, options, scored, trait
 
 DEFAULT = "fast-dllm"  # the strategy where none is named
 SURE = 1e4  # a logit beside which no other counts
+FAULTS = (  # of a forward, the likeliest cause of the others first
+    "the logits are NaN or infinite: try --dtype bfloat16 or float32",
+    "a rule wrote what is no token id",
+    "a forward wrote nothing where it must",
+)
+ENDLESS = 100  # forwards a token: none of the systems comes near, a rule of one's own may
 
 # --- the loop -------------------------------------------------------------------------------------
 
@@ -70,8 +77,8 @@ def loop(s: "Canvas") -> "Iterator[Step]":
     strategy, temperature = s.strategy, s.settings.temperature
     generator = torch.Generator(s.x.device).manual_seed(s.settings.seed)
     began = s.clock()
-    for window in strategy.schedule(s):
-        s.check_limit()
+    for turn, window in enumerate(strategy.schedule(s)):
+        s.check_limit(turn)
         live, span = window.live, slice(window.start, window.end)
         rows, ran = s.rows, s.ran[live]  # so far
         at = strategy.view(s, window)
@@ -82,22 +89,28 @@ def loop(s: "Canvas") -> "Iterator[Step]":
         ordered = s.ordered(scores, generator)
 
         candidates = s.candidates(window)  # [b, n * L]
-        select = strategy.choose or choose
-        commit, token = select(s, window, ordered, candidates, logits, noise)
+        able = window.must & candidates.unflatten(1, (-1, s.block_length)).any(-1)  # [b, n]
+        chosen = (strategy.choose or choose)(s, window, ordered, candidates, logits, noise)
+        if strategy.choose:
+            check_choice("choose", strategy.choose, chosen, candidates)
+        commit, token = chosen
         token = token.masked_fill(token == strategies.MASKED, s.mask_id)
         commit = commit & (token != s.x[live, span]) & ~s.given[live, span]
-        able = window.must & candidates.unflatten(1, (-1, s.block_length)).any(-1)  # [b, n]
         stuck = able.any(-1) & ~commit.any(-1)  # [b]
+        unknown = (commit & (token != token.clamp(0, logits.shape[-1] - 1))).any(-1)  # [b]
+        infinite = ~scores.doubt.isfinite().all(-1)  # [b]
         s.write(window, commit, token)
         ran = s.ran[live] - ran
         s.forwards[live] += ran * candidates.any(-1)
-        s.retire(stuck)  # waits for the device: `spent` is the whole forward's
+        s.retire(infinite, unknown, stuck)  # waits for the device: `spent` is the whole forward's
         spent = s.clock() - began
         rows = s.rows - rows
         yield Step(
             s.nfe, rows, ran, window, at, scores, candidates, commit, token, s.x, logits, spent
         )
         began = s.clock()
+    if s.masked().any():
+        raise ValueError(f"{called('schedule', strategy.schedule)} ended and left masks")
 
 
 def finish(s: "Canvas", passing: "Iterator[Step]") -> "Result":
@@ -135,9 +148,9 @@ class Settings:
     gen_length: Count = 128
     block_length: Count | None = None
     steps: Count | None = None
-    temperature: Annotated[float, (0, sys.float_info.max)] | None = None
-    cfg_scale: Annotated[float, (0, sys.float_info.max)] = 0.0
-    eos: Literal["fill", "stop", "suppress", "defer"] | None = None
+    temperature: float | None = None
+    cfg_scale: float = 0.0
+    eos: EosName | None = None
     seed: Annotated[int, (0, 2**63 - 1)] = 0
     compile: bool | None = None
 
@@ -212,14 +225,16 @@ class Canvas:
         self.blocks = settings.gen_length // settings.block_length
         self.passes = 2 if settings.cfg_scale else 1  # rows of a forward for each of the batch
         self.model, self.score, self.clock = model, kernels.score, time.perf_counter
-        if model.device.type == "cuda" if settings.compile is None else settings.compile:
-            self.model, self.score, self.clock = compile_model(model)
+        on_cuda = model.device.type == "cuda"
+        self.compiled = on_cuda if settings.compile is None else settings.compile
         self.nfe = self.rows = 0  # so far: forwards, those of a guide included, and token-forwards
         self.cache: Cache | None = None  # with as many rows as a forward
         self.lay_out(prompts, templates or [[self.mask_id] * settings.gen_length] * len(prompts))
         for part in self.strategy.parts():
             trait(part, "fits")(self)
         self.check_memory()
+        if self.compiled:  # last: it takes a while
+            self.model, self.score, self.clock = compile_model(model)
 
     def lay_out(self, prompts: list[list[int]], answers: Sequence[list[int]]) -> None:
         """Set down each prompt with what its answer starts from, once for each trajectory."""
@@ -247,7 +262,7 @@ class Canvas:
         one before, odds, odds times their logarithms), and what parts keep."""
         (B, S), config = self.x.shape, self.model.config
         rows, slots = B * self.passes, S
-        if isinstance(self.model, Compiled):
+        if self.compiled:
             rows, slots = memory_of(rows, slots)
         logits = self.block_length * config.vocab_size * 4 * 4
         parts = B * self.passes * sum(trait(part, "memory")(self) for part in self.strategy.parts())
@@ -260,6 +275,7 @@ class Canvas:
 
         added: float [b, S, C], what is added to the embeddings of masks
         """
+        check_pass(self, window, at)
         ids = self.x[self.live][:, at.query]  # [b, Q]
         start = self.start[self.live] if self.padded else None
         own, mask, shift = at.own, at.mask, self.strategy.shift
@@ -354,26 +370,28 @@ class Canvas:
         """The end tokens that were written in the answers of unfinished rows, bool [b, n * L]."""
         return (self.is_end(self.x) & ~self.given)[self.live, self.prompt_length :]
 
-    def check_limit(self) -> None:
-        steps = self.settings.steps
+    def check_limit(self, turn: int) -> None:
+        steps, G = self.settings.steps, self.settings.gen_length
+        if turn > ENDLESS * G:
+            raise StepLimit(f"{turn} forwards have not filled {G} tokens: is there progress?")
         if steps and self.nfe >= steps and not trait(self.strategy.rule, "quota"):
             masks = int(self.masked().sum())
             spent = f"steps={self.nfe} forwards are spent, {masks} masks are left"
             raise StepLimit(f"{spent}: raise steps or lower the threshold")
 
-    def retire(self, stuck: Tensor | None = None) -> None:
+    def retire(self, *faults: Tensor) -> None:
         """Drop the rows that have no mask left, from the batch and from the cache: a finished row
-        costs nothing. stuck: bool [b], rows that had to move and did not, which is an error."""
-        held = self.held[self.live]
-        columns = torch.stack((held, torch.zeros_like(held) if stuck is None else stuck), 1)
+        costs nothing. faults: for each of FAULTS, bool [b], the rows that have it."""
+        columns = torch.stack((self.held[self.live], *faults), 1)
         # the one wait for the device in a forward
-        told = torch.cat((self.masked().any(-1), columns), 1).tolist()  # [b, blocks + 2]
-        if any(row[-1] for row in told):
-            raise ValueError("a forward wrote nothing where it must: are its logits not finite?")
+        told = torch.cat((self.masked().any(-1), columns), 1).tolist()  # [b, blocks + 1 + faults]
+        for place, fault in enumerate(FAULTS[: len(faults)], self.blocks + 1):
+            if any(row[place] for row in told):
+                raise ValueError(fault)
         stay = [place for place, row in enumerate(told) if any(row)]
         if len(stay) < len(told):
             self.copy(self.live[stay], self.live[stay])
-        self.unfilled = [told[place][:-2] for place in stay]
+        self.unfilled = [told[place][: self.blocks] for place in stay]
 
     def copy(self, rows: Tensor, parents: Tensor) -> None:
         """Go on with these rows alone, int64 [w] in order, each as a copy of an unfinished or held
@@ -394,9 +412,11 @@ class Canvas:
 
 def prepare(model: LLaDA, prompt, strategy, settings: dict, template=None) -> Canvas:
     """Check all that can be wrong before the first forward, and lay out the canvas."""
-    templates = check_template(template, model.config)
+    config = getattr(model, "config", None)
+    require(isinstance(config, Config), "model", model, "what load_model gives back")
+    templates = check_template(template, config)
     strategy, chosen = plan(strategy, settings, max(map(len, templates), default=None))
-    prompts = check_prompt(prompt, model.config, chosen.gen_length)
+    prompts = check_prompt(prompt, config, chosen.gen_length)
     if templates and len(templates) != len(prompts):
         counts = f"there are {len(prompts)} prompts and {len(templates)} templates"
         raise ValueError(f"{counts}: give one template for each prompt")
@@ -410,9 +430,10 @@ def plan(strategy, settings: dict, template_length=None) -> tuple[Strategy, Sett
     """
     common = {name: settings[name] for name in settings if name in options(Settings)}
     own = {name: settings[name] for name in settings if name not in common}
-    if isinstance(strategy, str):
-        strategy = strategies.build(strategy, **own)
-    elif own:
+    by_name = isinstance(strategy, str)
+    strategy = strategies.build(strategy, **own) if by_name else strategy
+    require(isinstance(strategy, Strategy), "strategy", strategy, "a name, or a Strategy")
+    if own and not by_name:
         takes = f"a Strategy built by hand takes only {', '.join(options(Settings))}"
         raise ValueError(f"unknown setting {next(iter(own))}: {takes}")
     strategies.check_settings(Settings, common)
@@ -439,7 +460,7 @@ def plan(strategy, settings: dict, template_length=None) -> tuple[Strategy, Sett
 
 def check_prompt(prompt, config: Config, gen_length: int) -> list[list[int]]:
     """One prompt or several, as a tensor or as lists, to a list of lists of ids that fit."""
-    rows, mask = check_ids(prompt, "prompt", config), config.mask_token_id
+    rows, mask = check_ids(prompt, "prompt", config.vocab_size), config.mask_token_id
     most = config.max_sequence_length
     for which, row in rows.items():
         if mask in row:
@@ -452,28 +473,11 @@ def check_prompt(prompt, config: Config, gen_length: int) -> list[list[int]]:
 
 def check_template(template, config: Config) -> list[list[int]]:
     """The same of templates, each of which must have a hole; none if there is none."""
-    rows = check_ids(template, "template", config) if template is not None else {}
+    rows = {} if template is None else check_ids(template, "template", config.vocab_size)
     for which, row in rows.items():
         if (mask := config.mask_token_id) not in row:
             raise ValueError(f"{which} has no hole: the mask token, id {mask}, marks what to write")
     return list(rows.values())
-
-
-def check_ids(ids, name: str, config: Config) -> dict[str, list[int]]:
-    """One row of token ids or several, each under what messages call it."""
-    rows = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-    if not rows or not isinstance(rows[0], Sequence):
-        rows = [rows]
-    numbered = {f"{name} {number}": list(row) for number, row in enumerate(rows)}
-    numbered = numbered if len(rows) > 1 else {f"the {name}": list(rows[0])}
-    last = config.vocab_size - 1
-    for which, row in numbered.items():
-        if not row:
-            raise ValueError(f"{which} is empty: give at least one token")
-        for token in row:
-            if not (isinstance(token, int) and 0 <= token <= last):
-                raise ValueError(f"{which} holds the id {token}, but the vocabulary ends at {last}")
-    return numbered
 
 
 strategies.discover()

@@ -19,13 +19,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import inf
 from types import NoneType, UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import torch
 from torch import Tensor
 
+from checks import TAKES, brief, check_choice, check_part, require
 from kernels import Scores
-from model import Pass, Slots
+from model import LLaDA, Pass, Slots
+
+# the types of settings that many have, each with its range
+MOST = 10**6  # of any number without a range of its own
+Count = Annotated[int, (1, MOST)]
+Share = Annotated[float, (0, 1)]
+EosName = Literal["fill", "stop", "suppress", "defer"]
 
 
 @dataclass(frozen=True)
@@ -120,18 +127,24 @@ class Strategy:
     rule: Rule
     view: View
     schedule: Schedule
-    eos: str = "fill"
+    eos: EosName = "fill"
     # which tokens are the surest: (scores, generator) -> a doubt for every cell, like scores.doubt
     order: Callable[[Scores, torch.Generator], Tensor] | None = None
     forward: Forward | None = None
     choose: Choose | None = None
     search: Search | None = None
-    block_length: int | None = 32  # where the caller names none; None for gen_length
+    block_length: Count | None = 32  # where the caller names none; None for gen_length
     fixed: bool = False  # whether block_length is the only one that will do
     temperature: float = 0.0  # where the caller names none
-    shift: int = 0  # 1 for a model whose logits say what comes next, instead of what is there
+    shift: Annotated[int, (0, 1)] = (
+        0  # 1 for a model whose logits say what comes next, instead of what is there
+    )
 
     def __post_init__(self):
+        for kind in TAKES:
+            check_part(kind, getattr(self, kind))
+        own = ("eos", "block_length", "fixed", "temperature", "shift")
+        check_settings(Strategy, {name: getattr(self, name) for name in own})
         if trait(self.view, "settled") == inf and trait(self.rule, "revises"):
             raise ValueError("a rule that changes tokens contradicts a cache that keeps theirs")
         for part in self.parts():
@@ -164,7 +177,9 @@ def choose(s, window: Window, scores: Scores, candidates: Tensor, *_) -> tuple[T
     shape, must = candidates.shape, window.must.reshape(-1, 1)  # [b, n * L], [N, 1]
     scores = Scores(*(each.reshape(len(must), -1) for each in scores))
     candidates = candidates.reshape(len(must), -1)
-    chosen = s.strategy.rule(scores, candidates, window)
+    rule = s.strategy.rule
+    chosen = rule(scores, candidates.clone(), window)  # a copy: a rule may change it
+    check_choice("rule", rule, chosen, candidates)
     commit, token = chosen if isinstance(chosen, tuple) else (chosen & candidates, scores.token)
     stuck = must & ~(commit & candidates).any(-1, keepdim=True)  # [N, 1]
     commit = commit | stuck & candidates & (rank(scores.doubt, candidates) == 0)
@@ -200,38 +215,52 @@ def named(name: str, either: tuple[str, ...] = ()) -> Callable:
     """Enter a builder into STRATEGIES. Its keyword arguments are the settings: an annotation says
     the type and, in a note, the range or the meaning; so does a line `name: meaning` of the
     docstring, which indented lines go on. either: settings of which a caller may give one."""
-    return lambda builder: STRATEGIES.setdefault(name, has(either=either)(builder))
+
+    def enter(builder: Callable[..., Strategy]) -> Callable[..., Strategy]:
+        for option in options(builder).values():
+            what = f"the setting {option.name} of {name}"
+            if option.default is inspect.Parameter.empty:
+                raise ValueError(f"{what} has no default")
+            if option.kind not in (int, float, bool, str, LLaDA):
+                raise ValueError(f"{what} is no int, float, bool, text or one of a Literal")
+            option.check(option.default)
+        if STRATEGIES.setdefault(name, builder) is not builder:
+            raise ValueError(f"there is a strategy {name} already")
+        return has(either=either)(builder)
+
+    return enter
 
 
 def discover() -> None:
     """Import every file of this folder, so that its builders enter themselves; one that takes a
-    part from a file that is not there is left out, with a line on stderr."""
+    part from a file that is not there, or fails, is left out, with a line on stderr."""
     there = {module.name for module in pkgutil.iter_modules(__path__)}
     files = [*(name for name in KNOWN if name in there), *sorted(there - set(KNOWN))]
     for name in files:
         try:
             importlib.import_module(f"{__name__}.{name}")
-        except ModuleNotFoundError as error:
-            if not (error.name or "").startswith(f"{__name__}."):
-                raise
-            print(f"strategies/{name}.py is left out: no module {error.name}", file=sys.stderr)
-    for name in files:  # in this order, whatever was imported first
+        except (Exception, SystemExit) as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            print(f"strategies/{name}.py is left out: {why}", file=sys.stderr)
         for key, builder in list(STRATEGIES.items()):
-            if builder.__module__ == f"{__name__}.{name}":
+            if builder.__module__ not in sys.modules:  # it, or what it imports, has failed
+                del STRATEGIES[key]
+            elif builder.__module__ == f"{__name__}.{name}":  # in this order
                 STRATEGIES[key] = STRATEGIES.pop(key)
 
 
 def build(name: str, **given) -> Strategy:
     """The strategy of this name; ValueError if it, or a setting, is unknown or out of range."""
     if name not in STRATEGIES:
-        raise ValueError(f"unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}")
+        known = ", ".join(STRATEGIES)
+        raise ValueError(f"unknown strategy {brief(name)}: choose one of {known}")
     builder = STRATEGIES[name]
     for setting in given:
         if setting not in options(builder):
             takers = [other for other in STRATEGIES if setting in options(STRATEGIES[other])]
             own = f"it takes {', '.join(options(builder)) or 'none'}"
-            hint = f"that is a setting of {', '.join(takers)}" if takers else own
-            raise ValueError(f"strategy {name} has no setting {setting}: {hint}")
+            hint = f"that is a setting of {', '.join(takers)}; " if takers else ""
+            raise ValueError(f"strategy {name} has no setting {setting[:60]}: {hint}{own}")
     check_settings(builder, given)
     both = [f"{each}={given[each]:g}" for each in builder.either if given.get(each) is not None]
     if len(both) > 1:
@@ -240,9 +269,6 @@ def build(name: str, **given) -> Strategy:
 
 
 # --- settings, as the functions that take them declare them ---------------------------------------
-
-Count = Annotated[int, (1, inf)]
-Share = Annotated[float, (0, 1)]
 
 
 class Option(NamedTuple):
@@ -262,13 +288,15 @@ class Option(NamedTuple):
             return
         if self.choices:
             choices = "one of " + ", ".join(self.choices)
-            return require(value in self.choices, self.name, value, choices)
+            known = isinstance(value, str) and value in self.choices
+            return require(known, self.name, value, choices)
         right = isinstance(value, (int, float) if self.kind is float else self.kind)
         right &= isinstance(value, bool) == (self.kind is bool)
         require(right, self.name, value, f"a value of type {self.kind.__name__}")
         if self.kind in (int, float):
             low, high = self.range
-            valid = f"between {low} and {high}" if high < 1e300 else f"at least {low}"
+            free = high == MOST and not value > high
+            valid = f"at least {low}" if free else f"between {low} and {high}"
             require(low <= value <= high, self.name, value, valid)
 
 
@@ -276,7 +304,7 @@ class Option(NamedTuple):
 def options(function: Callable) -> dict[str, Option]:
     """The keyword arguments of a builder or a dataclass, which has the meanings of its bases, too.
 
-    A number without a range is at least 0.
+    A number without a range is at least 0, and a setting without a type has its default's.
     """
     documented = [
         inspect.cleandoc(f.__doc__ or "") for f in getattr(function, "__mro__", [function])
@@ -284,12 +312,13 @@ def options(function: Callable) -> dict[str, Option]:
     meanings = re.findall(r"^(\w+): (.+(?:\n +.+)*)$", "\n".join(documented), re.MULTILINE)
     meanings = {name: " ".join(meaning.split()) for name, meaning in meanings}
     found = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        outer, *notes = noted(parameter.annotation)
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        unsaid = parameter.annotation is parameter.empty
+        outer, *notes = noted(type(parameter.default) if unsaid else parameter.annotation)
         kinds = get_args(outer) if get_origin(outer) in (Union, UnionType) else (outer,)
         kind, *more = noted(kinds[0])
-        limits = next((note for note in notes + more if isinstance(note, tuple)), (0, inf))
-        meaning = meanings.get(name, *[note for note in notes if isinstance(note, str)])
+        limits = next((note for note in notes + more if isinstance(note, tuple)), (0, MOST))
+        meaning = meanings.get(name, " ".join(note for note in notes if isinstance(note, str)))
         choices, optional = get_args(kind), NoneType in kinds
         kind = str if choices else kind
         found[name] = Option(name, kind, choices, limits, optional, parameter.default, meaning)
@@ -305,8 +334,3 @@ def check_settings(function: Callable, given: dict) -> None:
     """Refuse values of another type than the function declares, or outside what it allows."""
     for name, value in given.items():
         options(function)[name].check(value)
-
-
-def require(holds: bool, name: str, value, valid: str) -> None:
-    if not holds:  # also for NaN, which compares false with everything
-        raise ValueError(f"{name} is {value!r}, expected {valid}")

@@ -1,5 +1,6 @@
 """Learn2PD (arXiv 2509.25188): a filter, learnt by lab/filter.py, says which tokens are final."""
 
+from os.path import isfile
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from kernels import Scores
 from load_weights import read_tensors
-from strategies import Strategy, Window, named, rank
+from strategies import Strategy, Window, has, named, rank, require
 from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import serial
 
@@ -17,7 +18,7 @@ FILTER_PARTS = ("hidden.weight", "hidden.bias", "out.weight", "out.bias")
 
 def load_filter(source: str | Path) -> list[Tensor]:
     """The FILTER_PARTS, float32 [L, L], [L], [L, L], [L], for blocks of L tokens."""
-    if not Path(source).is_file():
+    if not isfile(source):
         raise ValueError(f"there is no filter {source}: train one by python -m lab.train filter")
     parts = dict(read_tensors(Path(source), "cpu"))
     shapes = [tuple(parts[name].shape) for name in FILTER_PARTS if name in parts]
@@ -41,7 +42,10 @@ def learn2pd(
         block_length; none takes the embedded model's
     """
     parts = load_filter(filter or FILTER)
+    length = len(parts[1])
+    valid = f"{length}, which the filter is for"
 
+    @has(fits=lambda s: require(s.block_length == length, "block_length", s.block_length, valid))
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
         """What the network accepts, and the surest. It is shown what the model says now, of
         written cells, too."""
@@ -50,5 +54,4 @@ def learn2pd(
         final = F.linear(hidden, last_weight, last_bias).sigmoid() > tau  # [N, L]
         return final | (rank(scores.doubt, candidates) == 0)
 
-    length = len(parts[1])
     return Strategy(rule, cached(cache), serial, eos="stop", block_length=length, fixed=True)

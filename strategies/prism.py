@@ -18,7 +18,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from strategies import Count, Share, Strategy, Window, named, rank, require, trait
+from strategies import MOST, Count, Share, Strategy, Window, named, rank, require, trait
 from strategies.fast_dllm import CacheSetting, Threshold, cached, threshold_rule
 from strategies.llada import one_block, serial
 
@@ -119,10 +119,10 @@ def mask_again(s, window: Window, doubt: Tensor, rows: list[int], remask: int, d
 
 @named("prism")
 def prism(
-    n: Count = 16,
+    n: Annotated[int, (1, 1000)] = 16,
     k: Count = 4,
     survivors: Count | None = None,
-    decay: Annotated[float, (1, math.inf)] = 1.8,
+    decay: Annotated[float, (1, MOST)] = 1.8,
     interval: Count = 3,
     search_from: Share = 0.1,
     search_to: Share = 0.6,

@@ -23,6 +23,8 @@ def pruned(view: View, window_size: int | None) -> View:
     @has(settled=trait(view, "settled"), inside=view)
     def narrowed(s, window: Window) -> Pass:
         at, S = view(s, window), s.x.shape[1]
+        if at != Pass(at.query, at.visible) or isinstance(at.query, torch.Tensor):
+            raise ValueError("a view that has a mask, or gaps, cannot be pruned")
         near = window.end + kept_suffix(window, window_size) - 1
         if near == S - 1:
             return at

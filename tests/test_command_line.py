@@ -118,7 +118,7 @@ def test_a_guide_is_a_second_model(saved, capsys, monkeypatch, tmp_path):
     needs = "needs a guide: give --guide, or train one by python -m lab.train ar"
     assert run(capsys, *command, "--strategy", "apd") == ("", f"dllm.py: apd {needs}\n", 2)
     _, err, code = run(capsys, *command, "--strategy", "llada", "--guide", saved)
-    assert (err, code) == ("dllm.py: strategy llada has no setting guide: that is a setting of apd, guided\n", 2)
+    assert (err, code) == ("dllm.py: strategy llada has no setting guide: that is a setting of apd, guided; it takes remasking\n", 2)
     monkeypatch.undo()
     _, err, code = run(capsys, *command, "--strategy", "apd", "--guide", "./nothing")
     assert code == 2 and err.count("\n") == 1 and "no checkpoint at ./nothing" in err

@@ -1,6 +1,5 @@
 """What a strategy is made of: ties, parts, the registry and its order, and settings as they are declared."""
 
-import math
 import pkgutil
 import sys
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from model import Pass
 from shared import ONE
 from strategies import (
     KNOWN,
+    MOST,
     STRATEGIES,
     Count,
     Share,
@@ -29,8 +29,7 @@ from strategies import (
     discover,
     fresh,
     has,
-    named,
-    options,
+        options,
     rank,
     scored,
     trait,
@@ -72,6 +71,8 @@ def test_parts_inside_others_are_asked_and_copied_too():
     class Box:
         def __init__(self, inside=None, broken=False):
             self.inside, self.broken = inside, broken
+
+        def __call__(self, s, window, at): ...
 
         def check(self, strategy):
             if self.broken:
@@ -130,25 +131,48 @@ def test_a_file_in_the_folder_is_found_by_being_there(tmp_path, monkeypatch):
     assert list(STRATEGIES) == before
 
 
-def test_a_system_whose_parts_are_not_there_is_left_out_with_a_line(tmp_path, monkeypatch, capsys):
-    """Would catch a deleted file that takes all systems along, and any other missing module, which is a fault and no deletion."""
+BUILDER = 'from strategies import named\n\n\n@named("{}")\ndef mine({}):\n    """Mine."""\n'
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("from strategies.deleted import part\n", "ModuleNotFoundError: No module named 'strategies.deleted'"),
+        ("import no_such_library\n", "ModuleNotFoundError: No module named 'no_such_library'"),
+        ("def mine(:\n", "SyntaxError: invalid syntax (lonely.py, line 1)"),
+        ("raise SystemExit\n", "SystemExit:"),
+        (BUILDER.format("mine", "") + "1 / 0\n", "ZeroDivisionError: division by zero"),
+        (BUILDER.format("llada", ""), "ValueError: there is a strategy llada already"),
+        (BUILDER.format("mine", "least, cache='none'"), "ValueError: the setting least of mine has no default"),
+        (BUILDER.format("mine", "least: float = None"), "ValueError: least is None, expected a value of type float"),
+        (
+            BUILDER.format("mine", "least: list = ()"),
+            "ValueError: the setting least of mine is no int, float, bool, text or one of a Literal",
+        ),
+        (BUILDER.format("mine", "least: 'Nowhere' = 1"), "NameError: name 'Nowhere' is not defined"),
+    ],
+)
+def test_a_file_that_fails_is_left_out_with_a_line(tmp_path, monkeypatch, capsys, text, why):
+    """Would catch a deleted or broken file that takes all systems along, and one that takes a name away from another. What it had entered
+    before it failed is gone, also where a second file imports it."""
     monkeypatch.setattr(strategies, "__path__", [*strategies.__path__, str(tmp_path)])
     before = list(STRATEGIES)
-    (tmp_path / "lonely.py").write_text("from strategies.deleted import part\n")
+    (tmp_path / "lonely.py").write_text(text)
     discover()
-    assert capsys.readouterr().err == "strategies/lonely.py is left out: no module strategies.deleted\n" and list(STRATEGIES) == before
-    (tmp_path / "lonely.py").write_text("import no_such_library\n")
-    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
-        discover()
+    assert capsys.readouterr().err == f"strategies/lonely.py is left out: {why}\n" and list(STRATEGIES) == before
+    (tmp_path / "needing.py").write_text("from strategies.lonely import mine\n")
+    discover()
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[0] for line in told] == [f"strategies/{name}.py is left out" for name in ("lonely", "needing")]
+    assert list(STRATEGIES) == before and told[1].endswith(why.strip())
 
 
-def test_a_builder_is_entered_once():
-    """Would catch a second file that takes a name away from the first."""
-    first, second = (lambda: None), (lambda: None)
-    try:
-        assert named("once")(first) is first and named("once")(second) is first
-    finally:
-        STRATEGIES.pop("once", None)
+def test_a_setting_without_a_type_has_that_of_its_default():
+    """Would catch a student's `least=0.8` that the command line cannot read, and types that are written as text."""
+
+    def mine(least=0.8, cache="none", count: "int | None" = 3): ...
+
+    assert [(o.kind, o.optional, o.meaning) for o in options(mine).values()] == [(float, False, ""), (str, False, ""), (int, True, "")]
 
 
 # --- settings
@@ -181,7 +205,7 @@ def test_a_setting_is_declared_once():
     """Would catch a range, a meaning or a default that is lost; Python 3.13 strips the indentation of docstrings."""
     found = options(Settings)
     assert list(found) == ["count", "share", "which", "limit", "name"]
-    assert found["count"][1:6] == (int, (), (1, math.inf), False, 3) and found["share"][1:6] == (float, (), (0, 1), True, None)
+    assert found["count"][1:6] == (int, (), (1, MOST), False, 3) and found["share"][1:6] == (float, (), (0, 1), True, None)
     assert found["share"].meaning == "of what, which goes on in a second line" and found["count"].meaning == "how many"
     assert found["which"].choices == ("a", "b") and found["which"].kind is str
     assert found["limit"].range == (1, 9) and found["limit"].meaning == "a meaning in a note"
@@ -198,7 +222,13 @@ def test_a_setting_is_declared_once():
         ({"share": 1.5}, "share is 1.5, expected between 0 and 1"),
         ({"share": float("nan")}, "share is nan, expected between 0 and 1"),
         ({"which": "c"}, "which is 'c', expected one of a, b"),
+        ({"share": float("inf")}, "share is inf, expected between 0 and 1"),
+        ({"count": 10**30}, "count is 1000000000000000000000000000000, expected between 1 and 1000000"),
+        ({"count": 10**400}, f"count is {'1' + '0' * 27}...{'0' * 29}, expected between 1 and 1000000"),
+        ({"count": 10**5000}, "count is a number of thousands of digits, expected between 1 and 1000000"),
+        ({"which": ["a"]}, "which is ['a'], expected one of a, b"),
         ({"name": 3}, "name is 3, expected a value of type str"),
+        ({"name": torch.zeros(2, 3)}, "name is a tensor float32 [2, 3], expected a value of type str"),
     ],
 )
 def test_values_are_checked_by_it(given, message):

@@ -270,7 +270,7 @@ def test_what_cannot_be_searched_is_refused():
     with pytest.raises(ValueError, match="a search needs one block at a time"):
         Strategy(plain, block_causal(), pipeline(0.1, 0.9), search=search)
     for settings, message in [
-        ({"n": 0}, "n is 0, expected at least 1"),
+        ({"n": 0}, "n is 0, expected between 1 and 1000"),
         ({"n": 3}, "k is 4, expected at most n=3"),
         ({"survivors": 17}, "survivors is 17, expected at most n=16"),
         ({"decay": 0.5}, "decay is 0.5, expected at least 1"),
