@@ -480,6 +480,7 @@ def check_template(template, config: Config) -> list[list[int]]:
     return list(rows.values())
 
 
+strategies.TAKEN.update(options(Settings))
 strategies.discover()
 
 if __name__ == "__main__":

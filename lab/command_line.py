@@ -117,7 +117,10 @@ def command_line() -> Parser:
         for option in options(builder).values():
             _, defaults = takers.setdefault(option.name, (option, []))
             defaults.append(f"{name} {shown(option.default)}")
+    own = {words.partition(" ")[0] for words in FLAGS}
     for option, defaults in takers.values():
+        if flag(option.name) in own:  # of a file of one's own: it has its default here
+            continue
         parser.add_option(option, f" [default in {', '.join(defaults)}]")
     parser.set_defaults(flags=(*options(Settings), *takers), split=None)
     return parser
@@ -125,7 +128,7 @@ def command_line() -> Parser:
 
 def summary(builder: Callable) -> str:
     """The first sentence of a builder's docstring: its paper and what it does."""
-    return " ".join(inspect.getdoc(builder).partition("\n\n")[0].split())
+    return " ".join((inspect.getdoc(builder) or "").partition("\n\n")[0].split())
 
 
 def strategy_table() -> str:
@@ -269,6 +272,13 @@ def run() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Answer: the text on stdout, all else on stderr; exit code 2 if anything is wrong."""
+    early = Parser(prog="dllm.py", add_help=False, allow_abbrev=False)
+    early.add_argument("--strategy", default=DEFAULT)
+    try:
+        # a strategy of one's own: its settings are flags, too
+        own_rule.register(early.parse_known_args(arguments)[0].strategy)
+    except ValueError as error:
+        early.error(str(error))
     parser = command_line()
     args = parser.parse_args(arguments)
     if args.strategy == "list":
@@ -281,6 +291,7 @@ def main(arguments: list[str] | None = None) -> None:
         carry_out(parser, args)
 
 
+@own_rule.faults()
 def carry_out(parser: Parser, args: Namespace) -> None:
     """Check what was asked, then do it."""
     settings = {name: value for name, value in vars(args).items() if name in args.flags}
@@ -296,14 +307,14 @@ def carry_out(parser: Parser, args: Namespace) -> None:
     except ValueError as error:
         parser.error(str(error))
     try:
-        work()
+        with own_rule.faults():
+            work()
     except (StepLimit, ValueError, torch.OutOfMemoryError, OSError) as error:
         parser.error(str(error))
 
 
 def checked_plan(args, settings: dict, length: int | None = None) -> tuple[Strategy, Settings]:
     """The strategy and the settings of all strategies, checked; a guide has only a name so far."""
-    own_rule.register(args.strategy)
     return plan(args.strategy, settings | dict.fromkeys({"guide"} & set(settings)), length)
 
 

@@ -133,6 +133,7 @@ def encode(tokenizer, chosen: list[Problem]) -> list[list[int]]:
     return [tokenizer.encode_chat([{"role": "user", "content": p.prompt}]) for p in chosen]
 
 
+@own_rule.faults()
 def answer(model, tokenizer, chosen: list[Problem], strategy: str, generate=generate, **settings):
     """Decode problems in the chat template; the Result, and how many answers are right."""
     result = generate(model, encode(tokenizer, chosen), strategy, **settings)

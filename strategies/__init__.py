@@ -202,6 +202,7 @@ def scored(at: Pass, window: Window, shift: int = 0) -> Slots:
 # --- the registry ---------------------------------------------------------------------------------
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {}
+TAKEN: set[str] = set()  # names of settings that every strategy has
 
 # The order in which they are listed; a file that is not named here comes after them.
 KNOWN = (
@@ -219,6 +220,8 @@ def named(name: str, either: tuple[str, ...] = ()) -> Callable:
     def enter(builder: Callable[..., Strategy]) -> Callable[..., Strategy]:
         for option in options(builder).values():
             what = f"the setting {option.name} of {name}"
+            if option.name in TAKEN:
+                raise ValueError(f"{what} is one that every strategy has: choose another name")
             if option.default is inspect.Parameter.empty:
                 raise ValueError(f"{what} has no default")
             if option.kind not in (int, float, bool, str, LLaDA):
