@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # so that it runs from anywhere
 
 from conftest import EOS, MASK, VOCABULARY, adapter_of, random_model, save_checkpoint  # puts the project on the path, too
 from dllm import StepLimit, generate
+from fuzz_calls import call
 from load_weights import load_model, load_tokenizer
 
 ANSWERED, REFUSED = "answered", "refused"
@@ -421,9 +422,16 @@ DAMAGES = (
     damage_bytes, damage_json, damage_json, damage_json, damage_text, damage_template, damage_header, damage_numbers, damage_index,
 )  # fmt: skip
 
+
+def calls(rng: random.Random, folder: Path) -> tuple[str, str]:
+    """A call from Python with arguments of any type, size and nesting, and parts of strategies that do what they should not."""
+    told, work = call(rng)
+    return told, outcome(work)
+
+
 # --- the frame -----------------------------------------------------------------------------------------------------------------------
 
-KINDS: dict[str, Callable[[random.Random, Path], tuple[str, str]]] = {"checkpoints": checkpoints}
+KINDS: dict[str, Callable[[random.Random, Path], tuple[str, str]]] = {"checkpoints": checkpoints, "calls": calls}
 
 
 def attempt(kind: str, seed: int, number: int, seconds: float = 20) -> tuple[str, str]:

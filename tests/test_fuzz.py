@@ -8,7 +8,7 @@ import pytest
 
 import fuzz
 
-COUNTS = {"checkpoints": 200}  # of the others 30
+COUNTS = {"checkpoints": 200, "calls": 60}  # of the others 30
 
 
 @pytest.mark.parametrize("kind", fuzz.KINDS)
