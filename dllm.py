@@ -24,14 +24,24 @@ from torch import Tensor
 
 import kernels
 import strategies
-from checks import called, check_choice, check_ids, check_pass, require
+from checks import (
+    brief,
+    called,
+    check_choice,
+    check_ids,
+    check_iterator,
+    check_pass,
+    check_shape,
+    require,
+)
 from compiled import compile_model, memory_of
 from kernels import Scores
 from load_weights import check_memory
 from model import Cache, Config, LLaDA, Pass
-from strategies import Count, EosName, Strategy, Window, choose, options, scored, trait
+from strategies import Count, EosName, Strategy, Window, choose, options, scored, trait, windows
 
 DEFAULT = "fast-dllm"  # the strategy where none is named
+SURE = 1e4  # a logit beside which no other counts
 FAULTS = (  # of a forward, the likeliest cause of the others first
     "the logits are NaN or infinite: try --dtype bfloat16 or float32",
     "a rule wrote what is no token id",
@@ -68,7 +78,10 @@ def decode(model: LLaDA, prompt, strategy=DEFAULT, template=None, **settings):
 @torch.inference_mode()
 def stream(s: "Canvas") -> "Iterator[Step]":
     """The loop, inside the strategy's search if it has one."""
-    yield from s.strategy.search(s, loop(s)) if s.strategy.search else loop(s)
+    steps, search = loop(s), s.strategy.search
+    if search:
+        check_iterator("search", search, steps := search(s, steps))
+    yield from steps
 
 
 def loop(s: "Canvas") -> "Iterator[Step]":
@@ -76,13 +89,12 @@ def loop(s: "Canvas") -> "Iterator[Step]":
     strategy, temperature = s.strategy, s.settings.temperature
     generator = torch.Generator(s.x.device).manual_seed(s.settings.seed)
     began = s.clock()
-    for turn, window in enumerate(strategy.schedule(s)):
+    for turn, window in enumerate(windows(s)):
         s.check_limit(turn)
-        live, span = window.live, slice(window.start, window.end)
+        live, span = s.live, slice(window.start, window.end)
         rows, ran = s.rows, s.ran[live]  # so far
         at = strategy.view(s, window)
-        logits = (strategy.forward or Canvas.forward)(s, window, at)  # [b, n * L, V]
-        s.forbid(logits)
+        logits = s.logits(window, at)  # [b, n * L, V]
         noise = kernels.gumbel(logits, temperature, generator) if temperature else None
         scores = s.score(logits, noise)
         ordered = s.ordered(scores, generator)
@@ -115,7 +127,7 @@ def loop(s: "Canvas") -> "Iterator[Step]":
 def finish(s: "Canvas", passing: "Iterator[Step]") -> "Result":
     """Run the steps of this canvas to their end and count."""
     seconds = sum(step.seconds for step in passing)
-    lengths = (s.x[:, s.prompt_length :] != s.eos_id).cumprod(-1).sum(-1).tolist()  # [B]
+    lengths = (~s.is_end(s.x[:, s.prompt_length :])).cumprod(-1).sum(-1).tolist()  # [B]
     forwards = s.forwards.tolist()
     return Result(s.x, s.written, lengths, s.nfe, forwards, s.rows, seconds, s.prompt_length)
 
@@ -218,6 +230,7 @@ class Canvas:
     def __init__(self, model, prompts, strategy: Strategy, settings: Settings, templates=()):
         self.strategy, self.settings = strategy.fresh(), settings
         self.mask_id, self.eos_id = model.config.mask_token_id, model.config.eos_token_id
+        self.ends = torch.tensor(model.config.ends, device=model.device)  # EOS, and others
         self.eos = settings.eos or ("suppress" if templates else strategy.eos)
         self.block_length = settings.block_length
         self.blocks = settings.gen_length // settings.block_length
@@ -268,6 +281,16 @@ class Canvas:
         what = f"the cache and logits of {B} rows of {S} tokens"
         check_memory(what, needed, self.model.device)
 
+    def logits(self, window: Window, at: Pass) -> Tensor:
+        """Logits [b, n * L, V] as the strategy computes them, without what is never written."""
+        forward = self.strategy.forward
+        logits = forward(self, window, at) if forward else self.forward(window, at)
+        if forward:
+            shape = len(self.live), window.end - window.start, self.model.config.vocab_size
+            check_shape("forward", forward, logits, shape)
+        self.forbid(logits)
+        return logits
+
     def forward(self, window: Window, at: Pass, added: Tensor | None = None) -> Tensor:
         """Logits [b, n * L, V] of the window's slots, guided if asked for; counts forward and rows.
 
@@ -297,8 +320,9 @@ class Canvas:
             logits = unguided + (self.settings.cfg_scale + 1) * (guided - unguided)
         if own is None:
             return logits
-        # a cell of the window that was not computed is no candidate
-        every = logits.new_zeros(len(logits), window.end - window.start, logits.shape[-1])
+        # a cell of the window that was not computed is no candidate, and sure of what it holds
+        holds = self.x[self.live, window.start : window.end, None]  # [b, n * L, 1]
+        every = logits.new_zeros(*holds.shape[:2], logits.shape[-1]).scatter_(-1, holds, SURE)
         return every.index_copy(1, at.query[at.rows] + shift - window.start, logits)
 
     def open_cache(self) -> Cache:
@@ -310,14 +334,16 @@ class Canvas:
         """Rule out, in place, what is never written. After guidance: -inf minus -inf is NaN."""
         logits[..., self.mask_id] = -inf
         if self.eos == "suppress":
-            logits[..., self.eos_id] = -inf
+            logits[..., self.ends] = -inf
 
     def ordered(self, scores: Scores, generator: torch.Generator) -> Scores:
         """The scores with the doubt that decides which tokens are the surest."""
         order, doubt = self.strategy.order, scores.doubt
-        doubt = doubt if order is None else order(scores, generator)
+        if order is not None:
+            doubt = order(scores, generator)
+            check_shape("order", order, doubt, scores.doubt.shape)
         if self.eos == "defer":
-            doubt = doubt.masked_fill(scores.token == self.eos_id, kernels.LARGEST)
+            doubt = doubt.masked_fill(self.is_end(scores.token), kernels.LARGEST)
         return scores._replace(doubt=doubt)
 
     def answers(self) -> Tensor:
@@ -342,24 +368,30 @@ class Canvas:
         """The blocks low .. high as a window; the other arguments as there."""
         start, end = (self.prompt_length + block * self.block_length for block in (low, high))
         suffix, forwards = self.x.shape[1] - end, self.forwards[self.live]
-        return Window(start, end, age, final, suffix, remaining, must, self.live, forwards)
+        return Window(start, end, age, final, suffix, remaining, must, self.live.clone(), forwards)
 
     def write(self, window: Window, commit: Tensor, token: Tensor) -> None:
-        """Put the committed tokens on the canvas; under eos="stop", end every row whose open
-        blocks are full and hold an EOS."""
+        """Put the committed tokens on the canvas; under eos="stop", end the rows that hold an end:
+        at once if the schedule cuts them there, else when their open blocks are full."""
         live, span = self.live, slice(window.start, window.end)
         self.x[live, span] = torch.where(commit, token, self.x[live, span])
         self.written[live, span] = self.written[live, span].masked_fill(commit, self.nfe)
         if self.eos == "stop":
-            masked = self.masked()
-            ended = self.has_eos() & ~(masked & self.is_open()).flatten(1).any(-1)  # [b]
-            rest = (masked & ended[:, None, None]).flatten(1)
-            answers = self.answers().flatten(1)
-            self.x[live, self.prompt_length :] = answers.masked_fill(rest, self.eos_id)
+            ends, masked = self.ended(), self.masked()
+            rest = ends.cumsum(-1) > ends.long()  # behind the first
+            if not trait(self.strategy.schedule, "cuts"):
+                waits = (masked & self.is_open()).flatten(1).any(-1, keepdim=True)
+                rest = masked.flatten(1) & ends.any(-1, keepdim=True) & ~waits
+            answers = slice(self.prompt_length, None)
+            rest &= ~self.given[live, answers]
+            self.x[live, answers] = self.x[live, answers].masked_fill(rest, self.eos_id)
 
-    def has_eos(self) -> Tensor:
-        """Which unfinished rows hold an EOS that was written, bool [b]."""
-        return ((self.x == self.eos_id) & ~self.given)[self.live].any(-1)
+    def is_end(self, tokens: Tensor) -> Tensor:
+        return torch.isin(tokens, self.ends)
+
+    def ended(self) -> Tensor:
+        """The end tokens that were written in the answers of unfinished rows, bool [b, n * L]."""
+        return (self.is_end(self.x) & ~self.given)[self.live, self.prompt_length :]
 
     def check_limit(self, turn: int) -> None:
         steps, G = self.settings.steps, self.settings.gen_length
@@ -426,7 +458,7 @@ def plan(strategy, settings: dict, template_length=None) -> tuple[Strategy, Sett
     require(isinstance(strategy, Strategy), "strategy", strategy, "a name, or a Strategy")
     if own and not by_name:
         takes = f"a Strategy built by hand takes only {', '.join(options(Settings))}"
-        raise ValueError(f"unknown setting {next(iter(own))}: {takes}")
+        raise ValueError(f"unknown setting {brief(next(iter(own)))[1:-1]}: {takes}")
     strategies.check_settings(Settings, common)
     chosen = Settings(**common)
     G, L, steps = chosen.gen_length, chosen.block_length, chosen.steps

@@ -42,12 +42,11 @@ class Config:
     max_sequence_length: int = 4096
     rope_theta: float = 500000.0
     rms_norm_eps: float = 1e-5
-    end_token_ids: tuple[int, ...] = ()  # the others
+    end_token_ids: tuple[int, ...] = ()  # what ends an answer besides EOS: LLaDA's end of a turn
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """The tokens that end an answer."""
-        return (self.eos_token_id, *self.end_token_ids)
+        return self.eos_token_id, *self.end_token_ids
 
     @property
     def kv_heads(self) -> int:

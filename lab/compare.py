@@ -477,7 +477,8 @@ def delayed(args: Namespace) -> None:
             for step in decode(model, encode(tokenizer, chosen), "llada", gen_length=G):
                 seen.append((step.window, step.scores.token, ~step.candidates))
             final = step.x  # [B, S]
-            text = (final[:, -G:] != model.config.eos_token_id).cumprod(-1).bool()  # [B, G]
+            ends = torch.isin(final[:, -G:], torch.tensor(model.config.ends))
+            text = (~ends).cumprod(-1).bool()  # [B, G]
             text = F.pad(text, (final.shape[1] - G, 0))  # [B, S]
             for window, token, written in seen:
                 span, k = slice(window.start, window.end), window.end - window.start

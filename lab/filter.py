@@ -2,8 +2,9 @@
 
 Training problems are decoded twice: once for the reference, and once by the greedy oracle, which
 writes whatever the model already has right. Every forward of the second gives a pair: the
-confidences of the block, and which of its masked tokens were the reference's. The network learns
-the second from the first, from all pairs at once; the language model is not touched.
+confidences of the block, written cells among them, and in which the first choice is the
+reference's. The network learns the second from the first, from all pairs at once; the language
+model is not touched.
 
 Left out on purpose: resuming. Paper: Learn2PD (arXiv 2509.25188), whose strategy is learn2pd.
 Letters: b rows of a batch, N pairs, k block length.
@@ -85,16 +86,14 @@ def observe(model, prompts: list[list[int]], decoding: dict) -> Tensor:
 
 @torch.enable_grad()
 def fit(pairs: Tensor, s: Settings) -> nn.Sequential:
-    """From confidences, 1 where a token is written, which masked cells are right, as log-odds."""
+    """From the confidences of a block, which of its first choices are right, as log-odds."""
     torch.manual_seed(s.seed)
-    confidence, masked, right = pairs.clone().unbind(1)  # each [N, k]
-    seen, k = torch.where(masked > 0, confidence, 1.0), pairs.shape[-1]
+    confidence, _, right = pairs.clone().unbind(1)  # each [N, k]
+    k = pairs.shape[-1]
     network = nn.Sequential(nn.Linear(k, k), nn.ReLU(), nn.Linear(k, k))
     optimizer = torch.optim.AdamW(network.parameters(), lr=s.adam)
     for _ in tqdm(range(s.steps), desc="fit", mininterval=1, leave=False):
-        odds = network(seen)
-        loss = F.binary_cross_entropy_with_logits(odds, right, masked, reduction="sum")
-        (loss / masked.sum()).backward()
+        F.binary_cross_entropy_with_logits(network(confidence), right).backward()
         optimizer.step()
         optimizer.zero_grad()
     return network.requires_grad_(False)
@@ -104,7 +103,7 @@ def judge(network: nn.Module, pairs: Tensor, tau: float) -> tuple[float, float, 
     """The share of masked cells it accepts; of these, and of as many of the surest, the wrong."""
     confidence, masked, right = pairs.unbind(1)
     masked = masked > 0
-    accepted = masked & (network(torch.where(masked, confidence, 1.0)).sigmoid() > tau)
+    accepted = masked & (network(confidence).sigmoid() > tau)
     surest = confidence[masked].sort(descending=True).indices[: int(accepted.sum())]
     shares = accepted[masked], 1 - right[accepted], 1 - right[masked][surest]
     return tuple(share.float().mean().nan_to_num().item() for share in shares)

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import torch
 from torch import Tensor
 
-from checks import TAKES, brief, check_choice, check_part, require
+from checks import TAKES, brief, called, check_choice, check_iterator, check_part, require
 from kernels import Scores
 from model import LLaDA, Pass, Slots
 
@@ -85,6 +85,7 @@ class Part:
     # of a view: the forward of a block, from 0, since which each slot that it shows is computed
     # anew in every forward, or kept; 0 if it asks no window for its age, inf if it never settles
     settled: float = 1
+    cuts = False  # of a schedule: under eos="stop" all behind an end is EOS at once, open or not
     trajectories = 1  # of a search: rows for each prompt, among which it looks
 
     def check(strategy: "Strategy") -> None:
@@ -186,6 +187,17 @@ def choose(s, window: Window, scores: Scores, candidates: Tensor, *_) -> tuple[T
     return commit.view(shape), token.reshape(shape)
 
 
+def windows(s) -> Iterator[Window]:
+    """What the schedule opens."""
+    schedule = s.strategy.schedule
+    opened = schedule(s)
+    check_iterator("schedule", schedule, opened)
+    for window in opened:
+        name = f"what {called('schedule', schedule)} opens"
+        require(isinstance(window, Window), name, window, "a Window")
+        yield window
+
+
 def scored(at: Pass, window: Window, shift: int = 0) -> Slots:
     """Which rows of a query get logits: those that say something about the window's slots.
 
@@ -207,8 +219,8 @@ TAKEN: set[str] = set()  # names of settings that every strategy has
 # The order in which they are listed; a file that is not named here comes after them.
 KNOWN = (
     "llada", "fast_dllm", "localleap", "streaming", "d2f", "ar", "hierarchy", "saber", "editing",
-    "conv", "learn2pd", "credit", "smoothing", "dkv", "sparse", "dllm_cache", "d3llm", "dllm_var",
-    "freedave", "spiffy", "swift", "apd", "guided", "prism",
+    "conv", "learn2pd", "credit", "smoothing", "dinfer", "dkv", "sparse", "dllm_cache", "d3llm",
+    "dllm_var", "freedave", "spiffy", "swift", "apd", "guided", "prism",
 )  # fmt: skip
 
 
@@ -264,7 +276,7 @@ def build(name: str, **given) -> Strategy:
             takers = [other for other in STRATEGIES if setting in options(STRATEGIES[other])]
             own = f"it takes {', '.join(options(builder)) or 'none'}"
             hint = f"that is a setting of {', '.join(takers)}; " if takers else ""
-            raise ValueError(f"strategy {name} has no setting {setting[:60]}: {hint}{own}")
+            raise ValueError(f"strategy {name} has no setting {brief(setting)[1:-1]}: {hint}{own}")
     check_settings(builder, given)
     both = [f"{each}={given[each]:g}" for each in builder.either if given.get(each) is not None]
     if len(both) > 1:

@@ -14,7 +14,7 @@ def conv(width: Count = 64, kappa: float = 1.0) -> Strategy:
     """Convolutional decoding (arXiv 2509.15188): no blocks; a token counts by how many stand near
     it already.
 
-    width: of the window in which tokens count, itself included
+    width: of the window in which tokens count, itself included; an even one is one more
     kappa: how fast their number comes to suffice
     """
 
@@ -24,10 +24,11 @@ def conv(width: Count = 64, kappa: float = 1.0) -> Strategy:
 
         What lies before the block counts as written, what lies behind it as not.
         """
-        before = F.pad((~candidates).float(), (width // 2, 0), value=1.0)
-        written = F.pad(before, (0, width - 1 - width // 2))
-        near = F.avg_pool1d(written[:, None], width, stride=1)[:, 0] * width  # [N, L]
-        doubt = 1 / (scores.confidence * torch.tanh(kappa * near)) - 1
+        half = width // 2
+        written = F.pad(F.pad((~candidates).float(), (half, 0), value=1.0), (0, half))
+        near = F.avg_pool1d(written[:, None], 2 * half + 1, 1)[:, 0] * (2 * half + 1)  # [N, L]
+        weight = torch.tanh(kappa * near)
+        doubt = (scores.doubt + (1 - weight)) / weight  # that of weight * confidence
         return quota(scores._replace(doubt=doubt.clamp(max=LARGEST)), candidates, window)
 
     return Strategy(rule, full, serial, block_length=None)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from model import Pass
 from strategies import Forward, Share, Strategy, Sure, Window, named
-from strategies.fast_dllm import CacheSetting, cached, threshold_rule
+from strategies.fast_dllm import After, Before, CacheSetting, cached, threshold_rule
 from strategies.llada import one_block, serial
 
 
@@ -42,6 +42,8 @@ def credit(
     gamma: float = 0.2,
     beta: Share = 0.8,
     cache: CacheSetting = "prefix",
+    prefix_look: Before = None,
+    after_look: After = None,
 ) -> Strategy:
     """CreditDecoding (arXiv 2510.06133): a token that stays the first choice gains confidence over
     the forwards of its block.
@@ -51,5 +53,6 @@ def credit(
     gamma: power of the confidence that is earned; below 1 it lifts the unsure
     beta: share of the credit that is kept from forward to forward
     """
+    view = cached(cache, prefix_look, after_look)
     forward = Credit(alpha, gamma, beta)
-    return Strategy(threshold_rule(threshold), cached(cache), serial, forward=forward)
+    return Strategy(threshold_rule(threshold), view, serial, forward=forward)

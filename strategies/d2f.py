@@ -40,7 +40,7 @@ def pipeline(add: float, act: float, first_only: bool = False) -> Schedule:
             filled = (~masked.any(-1)).cumprod(-1).sum(-1)  # [b]: leading blocks without a mask
             more = (opened < s.blocks) & (before.gather(1, opened[:, None])[:, 0] >= add)  # 1
             if s.eos == "stop":
-                more &= ~s.has_eos()
+                more &= ~s.ended().any(-1)
             # a template may fill blocks that were never opened
             s.opened[s.live] = (opened + more).maximum(filled + 1)
             must = before[:, :-1] >= act  # 2

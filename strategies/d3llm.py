@@ -46,7 +46,8 @@ def d3llm(
         written = written.unflatten(-1, (s.blocks, s.block_length))  # [b, n, L]
         filled = written.amax(-1).cummax(-1).values  # [b, n]: with which forward all up to here was
         seen = s.nfe - filled  # [b, n]: forwards that have seen it full; -1 if it is not
-        whole = ((0 <= seen) & (seen < delay)).any(-1) | (s.nfe % refresh == 0)  # [b]
+        whole = ((0 <= seen) & (seen < delay)).any(-1)  # [b]
+        whole |= s.nfe == 0 or (s.nfe + 1) % refresh == 0
         first = (P + s.block_length * (seen > delay).sum(-1)).masked_fill(whole, 0)  # [b]
         low = int(first.min())
         if (first == low).all():
@@ -54,6 +55,9 @@ def d3llm(
         query = torch.arange(low, S, device=s.x.device)
         return Pass(query, slice(0, S), own=query >= first[:, None])
 
-    thresholds = block_add_threshold, decoded_token_threshold
-    schedule = has(check=paced)(pipeline(*thresholds, first_only=True))
+    @has(check=paced, cuts=True)
+    def schedule(s):
+        s.opened.fill_(1)  # before the first forward: a threshold of 0 opens two in it
+        return pipeline(block_add_threshold, decoded_token_threshold, first_only=True)(s)
+
     return Strategy(rule, settling, schedule, eos="stop", order=ORDERS["entropy"])

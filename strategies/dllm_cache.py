@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import Layer, Pass, remember
-from strategies import Count, Share, Strategy, Window, has, named
+from strategies import Count, Share, Strategy, Window, has, named, trait
 from strategies.fast_dllm import Threshold, threshold_rule
 from strategies.llada import serial
 
 
-def partly(first: int, count: int, layer: Layer, h: Tensor) -> Tensor:
+def partly(first: int, count: int, renew: bool, layer: Layer, h: Tensor) -> Tensor:
     """Compute a layer at the first positions and those `count` others whose values are least like
     the cached ones; to the rest add what it last added to them. h [B, Q, C] -> [B, R, C].
 
@@ -32,7 +32,8 @@ def partly(first: int, count: int, layer: Layer, h: Tensor) -> Tensor:
         alike = F.cosine_similarity(*flat, dim=-1).round(decimals=4)  # [B, Q]
         alike[:, :first] = -2  # less than any
         which = alike.argsort(stable=True)[:, : first + count]
-        cache.v[:, :, at.query] = v  # all values are this forward's, of the keys only some
+        if renew:  # all values are this forward's, of the keys only some
+            cache.v[:, :, at.query] = v
     lines = torch.arange(B, device=h.device)[:, None]
     slots = which + at.query.start  # [B, R]
     rope = tuple(table.expand(B, 1, Q, -1)[lines, 0, which][:, None] for table in layer.rope)
@@ -59,22 +60,27 @@ def dllm_cache(
     """dLLM-Cache (arXiv 2506.06295): each layer recomputes the tokens whose values changed most,
     and adds to the others what it added before.
 
-    prompt_interval_steps: K_p; recompute the prompt every so many forwards of a block
-    gen_interval_steps: K_r; recompute the whole answer every so many forwards of a block
+    prompt_interval_steps: K_p; recompute the prompt every so many forwards, under a threshold of a
+        block
+    gen_interval_steps: K_r; recompute the whole answer every so many forwards, likewise
     transfer_ratio: rho; share of the answer that each layer recomputes in between, 0 to 1
     """
 
     @has(settled=inf, memory=memory)
     def view(s, window: Window) -> Pass:
-        """By the forwards of a block: a row must not depend on the others of its batch."""
-        P, S, G = s.prompt_length, s.x.shape[1], s.settings.gen_length
+        """By the forwards of the decode where a quota says how many a block has; under another rule
+        by those of the block: a row must not depend on the others of its batch."""
+        P, S, G, forwards = s.prompt_length, s.x.shape[1], s.settings.gen_length, window.age
+        if trait(s.strategy.rule, "quota"):
+            whole = min(s.block_length, window.age + window.remaining)  # forwards of a block
+            forwards += (window.start - P) // s.block_length * whole
         cache, (layers, width) = s.open_cache(), (s.model.config.n_layers, s.model.config.d_model)
         if not hasattr(cache, "added"):
             shape = layers, len(s.live) * s.passes, S, width
             cache.added = torch.zeros(shape, device=s.model.device, dtype=s.model.dtype)
-        first = 0 if window.age % prompt_interval_steps == 0 else P
-        count = G if window.age % gen_interval_steps == 0 else int(G * transfer_ratio)
-        step = partial(partly, P - first, count)
+        first = 0 if forwards % prompt_interval_steps == 0 else P
+        count = G if forwards % gen_interval_steps == 0 else int(G * transfer_ratio)
+        step = partial(partly, P - first, count, transfer_ratio > 0)
         cost = S - first + (layers - 1) * min(S - first, P - first + count)
         return Pass(slice(first, S), slice(0, S), layer=step, cost=cost)
 

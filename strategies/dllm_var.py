@@ -2,6 +2,7 @@
 
 from model import Pass
 from strategies import Strategy, Sure, Window, named
+from strategies.editing import edit_rule, overlapping
 from strategies.fast_dllm import threshold_rule
 from strategies.llada import serial
 
@@ -13,10 +14,14 @@ def growing(s, window: Window) -> Pass:
 
 
 @named("dllm-var")
-def dllm_var(threshold: Sure = 0.9) -> Strategy:
+def dllm_var(threshold: Sure = 0.9, edit_threshold: Sure | None = None) -> Strategy:
     """dLLM-Var (arXiv 2510.24605): the canvas grows block by block until one holds an EOS; nothing
     is computed behind it.
 
     threshold: commit every token at least this confident
+    edit_threshold: replace a token by one more confident than this, in its own block and in the
+        first forward of the next; the authors' 0 takes whatever the model prefers, none edits none
     """
-    return Strategy(threshold_rule(threshold), growing, serial, eos="stop")
+    if edit_threshold is None:
+        return Strategy(threshold_rule(threshold), growing, serial, eos="stop")
+    return Strategy(edit_rule(threshold, edit_threshold), growing, overlapping, eos="stop")

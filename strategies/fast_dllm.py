@@ -6,24 +6,31 @@ from torch import Tensor
 
 from kernels import Scores
 from model import Pass
-from strategies import Rule, Strategy, Sure, View, Window, named, rank
+from strategies import Rule, Strategy, Sure, View, Window, named, rank, require
 from strategies.llada import full, quota, serial
 
 CacheName = Literal["none", "prefix", "dual", "vicinity", "frozen"]
 CacheSetting = Annotated[CacheName, "as in fast-dllm"]
 SURE_ENOUGH = "commit every token at least this confident; none commits the quota of `steps`"
 Threshold = Annotated[Sure | None, SURE_ENOUGH]
-VICINITY = 16  # slots on either side of the block; dInfer's default
+VICINITY = 16  # slots on either side of the block, as in dInfer's scripts; its classes say 0
+SIDE = f"slots {{}} the block that the cache `vicinity` recomputes, by default {VICINITY}"
+Before = Annotated[int | None, SIDE.format("before")]
+After = Annotated[int | None, SIDE.format("behind")]
 
 
-def cached(cache: CacheName) -> View:
-    """Recompute all at the start of a block, then less: prefix the block and all behind it,
-    dual only the block, vicinity the block and VICINITY slots on either side (dInfer). frozen is a
-    prefix that is never refreshed: it recomputes the block, and what was not final when it was last
+def cached(cache: CacheName, prefix_look: Before = None, after_look: After = None) -> View:
+    """Recompute all at the start of a block, then less: prefix the block and all behind it, dual
+    only the block, vicinity the block and some slots on either side (dInfer). frozen is a prefix
+    that is never refreshed: it recomputes the block, and what was not final when it was last
     computed (FlashDLM's FreeCache)."""
+    sides = {"prefix_look": prefix_look, "after_look": after_look}
+    for name, slots in sides.items():
+        require(slots is None or cache == "vicinity", name, slots, "none unless cache is vicinity")
     if cache == "none":
         return full
-    before, behind = {"vicinity": (VICINITY, VICINITY), "dual": (0, 0)}.get(cache, (0, None))
+    near = [VICINITY if slots is None else slots for slots in sides.values()]
+    before, behind = {"vicinity": near, "dual": (0, 0)}.get(cache, (0, None))
 
     def view(s, window: Window) -> Pass:
         S = s.x.shape[1]
@@ -67,7 +74,11 @@ def factor_rule(factor: float) -> Rule:
 
 @named("fast-dllm", either=("threshold", "factor"))
 def fast_dllm(
-    cache: CacheName = "prefix", threshold: Threshold = 0.9, factor: float | None = None
+    cache: CacheName = "prefix",
+    threshold: Threshold = 0.9,
+    factor: float | None = None,
+    prefix_look: Before = None,
+    after_look: After = None,
 ) -> Strategy:
     """Fast-dLLM (arXiv 2505.22618): every token that is sure enough, and keys and values reused
     inside a block.
@@ -77,4 +88,4 @@ def fast_dllm(
     factor: replaces the threshold: commit the r surest while (r + 1) * (1 - confidence) <= factor
     """
     rule = threshold_rule(threshold) if factor is None else factor_rule(factor)
-    return Strategy(rule, cached(cache), serial)
+    return Strategy(rule, cached(cache, prefix_look, after_look), serial)

@@ -115,7 +115,7 @@ class Reader:
         commit = accepted & (nth == 0) | rejected & (nth == 1) & self.correct
         token = torch.where(rejected, target.argmax(-1), token)
         if s.eos == "stop":  # nothing is written behind an EOS
-            ends = commit & (token == s.eos_id)
+            ends = commit & s.is_end(token)
             commit &= F.pad(ends, (1, 0))[:, :-1].cumsum(-1) == 0
         cells = torch.arange(window.start, window.end, device=commit.device) - s.prompt_length
         s.opened[s.live] = torch.where(commit, cells + 1, 0).amax(-1)  # what lies behind is closed

@@ -3,13 +3,12 @@
 from os.path import isfile
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import Scores
 from load_weights import read_tensors
-from strategies import Strategy, Sure, Window, has, named, require
+from strategies import Strategy, Sure, Window, has, named, rank, require
 from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import serial
 
@@ -49,10 +48,11 @@ def learn2pd(
 
     @has(fits=lambda s: require(s.block_length == length, "block_length", s.block_length, valid))
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
-        """A written cell counts as sure. The authors' code shows the network what the model says
-        of it now, which a cache may not have computed."""
+        """What the network accepts, and the surest. It is shown what the model says now, of
+        written cells, too."""
         weight, bias, last_weight, last_bias = (part.to(candidates.device) for part in parts)
-        hidden = F.linear(torch.where(candidates, scores.confidence, 1.0), weight, bias).relu()
-        return F.linear(hidden, last_weight, last_bias).sigmoid() > tau  # [N, L]
+        hidden = F.linear(scores.confidence, weight, bias).relu()
+        final = F.linear(hidden, last_weight, last_bias).sigmoid() > tau  # [N, L]
+        return final | (rank(scores.doubt, candidates) == 0)
 
     return Strategy(rule, cached(cache), serial, eos="stop", block_length=length, fixed=True)

@@ -99,7 +99,7 @@ def surest(s, doubt: Tensor, pool: list[int], count: int) -> list[int]:
 def mean_log_confidence(s, doubt: Tensor, rows: list[int]) -> Tensor:
     """Over the tokens that each row has written, up to its first EOS, when written: float32 [w]."""
     answers = slice(s.prompt_length, None)
-    ends = s.x[rows, answers] == s.eos_id
+    ends = s.is_end(s.x[rows, answers])
     counted = (s.written[rows, answers] > 0) & (ends.cumsum(-1) - ends.int() == 0)
     return -(doubt[rows, answers].log1p() * counted).sum(-1) / counted.sum(-1).clamp(min=1)
 

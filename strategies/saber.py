@@ -10,8 +10,8 @@ from strategies.llada import one_block, serial
 
 
 class Saber:
-    """Commit what is surer than the mean of the tokens so far were, at least n, and take back those
-    that have lost most confidence.
+    """Commit what is surer than the mean of the block's tokens when they were committed, at least
+    n, and while there are masks left take back those that have lost most confidence.
 
     Following the authors' code: a position's loss is that of its likeliest token, whichever that
     is now, and counts from the forward before.
@@ -30,21 +30,20 @@ class Saber:
         if window.age == 0:
             self.chosen = sure.new_zeros(int(live.max()) + 1, sure.shape[-1])  # when committed
             self.last = torch.zeros_like(self.chosen)  # in the forward before
-        written = ~candidates & (self.chosen[live] > 0)  # not what a template gave
-        place = rank(scores.doubt, candidates)
-        total = torch.where(written, self.chosen[live], 0).sum(-1, keepdim=True)
-        mean = (total / written.sum(-1, keepdim=True)).nan_to_num(1.0)  # 0 / 0: nothing is written
+        chosen, place = self.chosen[live], rank(scores.doubt, candidates)
+        counted = (chosen > 0).sum(-1, keepdim=True)  # [N, 1]: those taken back are among them
+        mean = (chosen.sum(-1, keepdim=True) / counted).nan_to_num(1.0)  # 0 / 0: none so far
         commit = candidates & (sure > mean)
         few = commit.sum(-1, keepdim=True) < self.n
         commit = torch.where(few, candidates & (place < self.n), commit)
         count = commit.sum(-1, keepdim=True)
-        back = torch.zeros_like(count)
-        if self.mu:
-            back = ((count + self.mu - 1) // self.mu).clamp(min=self.n // 2)
+        back = ((count + self.mu - 1) // self.mu).clamp(min=self.n // 2) if self.mu else count * 0
         back = back.minimum(count - 1)  # so that there is progress
-        drop = (commit | written) & (rank(sure - self.last[live], commit | written) < back)
-        self.chosen[live], self.last[live] = torch.where(commit, sure, self.chosen[live]), sure
-        return (commit & ~drop) | (written & drop), torch.where(drop, MASKED, scores.token)
+        # not what a template gave, and nothing of a block that is full now
+        written = (commit | ~candidates & (chosen > 0)) & (candidates & ~commit).any(-1, True)
+        drop = written & (rank(sure - self.last[live], written) < back)
+        self.chosen[live], self.last[live] = torch.where(commit, sure, chosen), sure
+        return commit ^ drop, torch.where(drop, MASKED, scores.token)
 
 
 @named("saber")

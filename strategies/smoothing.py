@@ -1,34 +1,78 @@
 """Iteration smoothing (dInfer, arXiv 2510.08666): masks say what was expected in their place."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
 from torch import Tensor
 
 from kernels import Scores
 from model import Pass
-from strategies import Strategy, Sure, Window, named, require
-from strategies.fast_dllm import CacheSetting, cached, threshold_rule
+from strategies import Rule, Strategy, Sure, Window, named, require
+from strategies.fast_dllm import After, Before, CacheSetting, cached
 from strategies.llada import serial
+
+SLACK = 1e-5  # of a confidence: as sure as the surest
 
 
 class Smoothing:
-    """Add what the forward before expected in the place of each mask it scored to its embedding."""
+    """Add what the forward before expected in the place of each mask it computed to its embedding.
 
-    def __init__(self, weigh):
-        self.weigh, self.soft = weigh, None  # from forwards so far, int64 [b] -> [b]; [B, S, C]
+    Masks behind the open block are among them, and keep what was expected into their own block.
+    """
+
+    def __init__(self, weight: float, growth: float, max_weight: float):
+        require(weight <= max_weight, "weight", weight, f"at most max_weight={max_weight:g}")
+        self.weight, self.growth, self.most = weight, growth, max_weight
+        self.soft: Tensor | None = None  # [B, S, C]
 
     def fits(self, s) -> None:
         if not hasattr(s.model, "wte"):
             raise ValueError("softened masks are mixtures of embeddings, and this model has none")
 
+    def memory(self, s) -> int:
+        """What is added, and logits and their probabilities of all the canvas."""
+        return s.x.shape[1] * 4 * (s.model.config.d_model + 3 * s.model.config.vocab_size)
+
     def __call__(self, s, window: Window, at: Pass) -> Tensor:
-        table, live = s.model.wte.weight, window.live  # [V, C]
+        table, live, wide = s.model.wte.weight, window.live, window  # [V, C]
         if self.soft is None:
             self.soft = table.new_zeros(*s.x.shape, table.shape[1])
-        logits = s.forward(window, at, self.soft[live])
+        if isinstance(at.query, slice):  # without gaps: logits of all of it
+            first = max(s.prompt_length, at.query.start + s.strategy.shift)
+            wide = replace(window, start=first, end=at.query.stop + s.strategy.shift)
+        span = slice(wide.start, wide.end)
+        logits = s.forward(wide, at, self.soft[live])  # [b, W, V]
         s.forbid(logits)
-        expected = self.weigh(window.forwards)[:, None, None] * logits.float().softmax(-1)
-        expected = (expected.to(table.dtype) @ table) * s.candidates(window)[..., None]
-        self.soft[live, window.start : window.end] = expected
-        return logits
+        weight = (self.weight + self.growth * window.forwards).clamp(max=self.most)  # [b]
+        expected = (weight[:, None, None] * logits.float().softmax(-1)).to(table.dtype) @ table
+        expected = expected * (s.x[live, span] == s.mask_id)[..., None]
+        moves = s.candidates(window).any(-1)[:, None, None]  # a row that waits for others stays
+        self.soft[live, span] = torch.where(moves, expected, self.soft[live, span])
+        return logits[:, window.start - wide.start : window.end - wide.start]
+
+
+def sinking(threshold: float, fall: float | None) -> Callable[[Window, int], Tensor | float]:
+    """A threshold that sinks from 1 by `fall` in each forward of a row: for N lines [N, 1]."""
+    if fall is None:
+        return lambda window, lines: threshold
+
+    def now(window: Window, lines: int) -> Tensor:
+        sunk = (1 - fall * window.forwards).clamp(min=threshold)  # [b]
+        return sunk.repeat_interleave(lines // len(sunk))[:, None]
+
+    return now
+
+
+def sure_enough(now: Callable) -> Rule:
+    """Every token at least this sure, and where none is, all that are as sure as the surest."""
+
+    def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
+        sure = scores.confidence
+        best = sure.masked_fill(~candidates, 0).amax(-1, keepdim=True)  # [N, 1]
+        return sure >= (best - SLACK).clamp(max=now(window, len(sure)))
+
+    return rule
 
 
 @named("smoothing")
@@ -39,6 +83,8 @@ def smoothing(
     max_weight: float = 0.3,
     fall: float | None = 0.02,
     cache: CacheSetting = "vicinity",
+    prefix_look: Before = None,
+    after_look: After = None,
 ) -> Strategy:
     """Iteration smoothing (dInfer, arXiv 2510.08666): a mask's embedding says what was expected.
 
@@ -48,12 +94,6 @@ def smoothing(
     max_weight: what the weight stops at
     fall: by how much the threshold sinks in each forward, from 1; none starts where it ends
     """
-    require(weight <= max_weight, "weight", weight, f"at most max_weight={max_weight:g}")
-
-    def annealed(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
-        sunk = (1 - fall * window.forwards).clamp(min=threshold)  # [b]
-        return scores.confidence >= sunk.repeat_interleave(len(candidates) // len(sunk))[:, None]
-
-    rule = threshold_rule(threshold) if fall is None else annealed
-    soft = Smoothing(lambda forwards: (weight + growth * forwards).clamp(max=max_weight))
-    return Strategy(rule, cached(cache), serial, forward=soft)
+    view = cached(cache, prefix_look, after_look)
+    soft = Smoothing(weight, growth, max_weight)
+    return Strategy(sure_enough(sinking(threshold, fall)), view, serial, forward=soft)

@@ -42,6 +42,7 @@ import browser
 import lab.trace
 from conftest import EOS, MASK, VOCABULARY, adapter_of, random_model, save_checkpoint
 from dllm import StepLimit, generate, prepare, stream
+from fuzz_calls import call
 from kills import kills
 from lab.command_line import TINY
 from load_weights import load_model, load_tokenizer
@@ -689,10 +690,19 @@ def open_trace(data: bytes, opened: list = []) -> str:
     return opened[0].run(script)
 
 
+# --- calls -----------------------------------------------------------------------------------------------------------------------------
+
+
+def calls(rng: random.Random, folder: Path) -> tuple[str, str]:
+    """A call from Python with arguments of any type, size and nesting, and parts of strategies that do what they should not."""
+    told, work = call(rng)
+    return told, outcome(work)
+
+
 # --- the frame -----------------------------------------------------------------------------------------------------------------------
 
 Kind = Callable[[random.Random, Path], tuple[str, str]]
-KINDS: dict[str, Kind] = {"checkpoints": checkpoints, "lines": lines, "traces": traces, "kills": kills}
+KINDS: dict[str, Kind] = {"checkpoints": checkpoints, "calls": calls, "lines": lines, "traces": traces, "kills": kills}
 
 
 def attempt(kind: str, seed: int, number: int, seconds: float = 20) -> tuple[str, str]:

@@ -43,9 +43,13 @@ loop: eos=suppress suppresses nothing
 loop: eos=defer defers nothing
     self.eos == "defer"  =>  self.eos == "deferred"
 loop: eos=stop ends a row before its block is full
-    ended = self.has_eos() & ~(masked & self.is_open()).flatten(1).any(-1)  =>  ended = self.has_eos()
+    ends.any(-1, keepdim=True) & ~waits  =>  ends.any(-1, keepdim=True)
 loop: an EOS of the padding ends a row
-    ((self.x == self.eos_id) & ~self.given)  =>  (self.x == self.eos_id)
+    (self.is_end(self.x) & ~self.given)  =>  (self.is_end(self.x))
+loop: the end of a turn is not suppressed
+    logits[..., self.ends] = -inf  =>  logits[..., self.eos_id] = -inf
+loop: the end of a turn ends nothing
+    torch.isin(tokens, self.ends)  =>  (tokens == self.eos_id)
 loop: a rule may edit what a template gave
     & ~s.given[live, span]  =>
 loop: padding on the left is seen
@@ -55,7 +59,7 @@ guidance: the two halves are swapped
 guidance: the scale is off by one
     (self.settings.cfg_scale + 1) * (guided  =>  self.settings.cfg_scale * (guided
 counters: a finished row is still computed
-    if len(stay) < len(unfilled):  =>  if not stay:
+    if len(stay) < len(told):  =>  if not stay:
 counters: a forward counts for rows that wait
     s.forwards[live] += ran * candidates.any(-1)  =>  s.forwards[live] += ran
 counters: what a template gave counts as written
@@ -122,7 +126,7 @@ streaming: the last slot of the canvas is pruned
 d2f: a block opens only beyond the threshold
     [:, 0] >= add)  =>  [:, 0] > add)
 d2f: blocks open behind an EOS
-    more &= ~s.has_eos()  =>  more &= True
+    more &= ~s.ended().any(-1)  =>  more &= True
 d2f: a block sees the next one
     return block[first:, None] >= block  =>  return block[first:, None] >= block - 1
 d2f: a token exactly as sure as the threshold is written
@@ -137,15 +141,25 @@ hierarchy: the best of a run is written however unsure it is
     & (scores.confidence > low)  =>
 @ strategies/saber.py: systems/test_saber.py
 saber: confidence is not lost since the forward before, but since the start
-    torch.where(commit, sure, self.chosen[live]), sure  =>  torch.where(commit, sure, self.chosen[live]), self.last[live]
+    torch.where(commit, sure, chosen), sure  =>  torch.where(commit, sure, chosen), self.last[live]
 saber: the mean counts the forward, not the tokens so far
-    total / written.sum(-1, keepdim=True)  =>  total / candidates.shape[-1]
+    chosen.sum(-1, keepdim=True) / counted  =>  chosen.sum(-1, keepdim=True) / candidates.shape[-1]
+saber: a full block takes tokens back
+    & (candidates & ~commit).any(-1, True)  =>
+saber: what was taken back counts no more
+    torch.where(commit, sure, chosen), sure  =>  torch.where(commit, sure, chosen).masked_fill(drop, 0), sure
 @ strategies/conv.py: systems/test_conv.py
 conv: what stands before the block does not count
-    (width // 2, 0), value=1.0  =>  (width // 2, 0), value=0.0
+    (half, 0), value=1.0  =>  (half, 0), value=0.0
+conv: the weights are those of probabilities, which run into 1
+    (scores.doubt + (1 - weight)) / weight  =>  1 / (scores.confidence * weight) - 1
 @ strategies/editing.py: systems/test_editing.py
 editing: a full block is edited
-    ~candidates & unfilled & (  =>  ~candidates & (
+    ~candidates & moves & (  =>  ~candidates & (
+editing: the block before is edited in every forward
+    if window.age == 0 and window.start  =>  if window.start
+editing: the block before is edited only if it must move itself
+    moves = window.must.any(-1, keepdim=True).expand_as(window.must)  =>  moves = window.must
 @ strategies/credit.py: systems/test_credit.py
 credit: credit does not fade
     self.beta * self.credit  =>  self.credit
@@ -153,9 +167,20 @@ credit: the mask earns credit
     s.forbid(logits)  =>  pass
 @ strategies/smoothing.py: systems/test_smoothing.py
 smoothing: the weight grows anew in each block
-    self.weigh(window.forwards)  =>  self.weigh(window.forwards * 0 + (window.age or 0))
+    self.growth * window.forwards  =>  self.growth * (window.forwards * 0 + (window.age or 0))
+smoothing: only masks of the open block are softened
+    if isinstance(at.query, slice):  =>  if False:
+smoothing: one token is written where several are as sure
+    (best - SLACK)  =>  (best + SLACK)
+smoothing: a row is softened while it waits for others
+    torch.where(moves, expected, self.soft[live, span])  =>  expected
 smoothing: the threshold that sinks is that of one block
-    sunk.repeat_interleave(len(candidates) // len(sunk))  =>  sunk
+    sunk.repeat_interleave(lines // len(sunk))  =>  sunk
+@ strategies/dinfer.py: systems/test_dinfer.py
+dinfer: credit is earned by masks that are not softened
+    beta, inside=forward)  =>  beta)
+dinfer: the threshold does not sink
+    sinking(high, fall)  =>  sinking(high, None)
 @ strategies/dkv.py: systems/test_dkv.py
 dkv: everything is recomputed in a block's first forward only
     window.age < 2 or  =>  window.age < 1 or
@@ -185,7 +210,12 @@ dllm-var: the canvas grows on behind an EOS
     growing, serial, eos="stop"  =>  growing, serial, eos="fill"
 @ strategies/learn2pd.py: systems/test_learn2pd.py
 learn2pd: written cells count as unsure
-    torch.where(candidates, scores.confidence, 1.0)  =>  torch.where(candidates, scores.confidence, 0.0)
+    F.linear(scores.confidence, weight, bias)  =>  F.linear(torch.where(candidates, scores.confidence, 1.0), weight, bias)
+learn2pd: the surest is written only where the filter accepts none
+    return final | (rank(scores.doubt, candidates) == 0)  =>  return final
+@ dllm.py: systems/test_learn2pd.py
+learn2pd: a cell that a cache has not computed is unsure
+    .scatter_(-1, holds, SURE)  =>
 @ strategies/sparse.py: systems/test_sparse.py
 sparse: what the first forward asks for decides
     if window.age == 0:  # the first forward does not show yet what matters  =>  if window.age == 1:
@@ -197,12 +227,22 @@ sparse: all layers see what the first keeps
     kept, mask = layer.cache.kept, layer.at.mask  =>  kept, mask = layer.cache.kept.sort().values[:, :1].expand_as(layer.cache.kept), layer.at.mask
 @ strategies/dllm_cache.py: systems/test_dllm_cache.py
 dllm-cache: the prompt is computed once a block
-    window.age % prompt_interval_steps == 0  =>  window.age == 0
+    forwards % prompt_interval_steps == 0  =>  window.age == 0
+dllm-cache: forwards are counted in each block anew
+    if trait(s.strategy.rule, "quota"):  =>  if False:
+dllm-cache: a share of none renews values
+    transfer_ratio > 0)  =>  True)
 dllm-cache: the tokens that changed least are renewed
     alike.argsort(stable=True)  =>  alike.argsort(stable=True, descending=True)
 @ strategies/d3llm.py: systems/test_d3llm.py
 d3llm: a block is kept one forward too early
     (seen > delay)  =>  (seen >= delay)
+d3llm: everything is recomputed in forwards 1, r + 1, 2r + 1
+    (s.nfe + 1) % refresh == 0  =>  s.nfe % refresh == 0
+d3llm: open blocks are finished behind an end
+    cuts=True  =>  cuts=False
+d3llm: a threshold of zero opens one block at first
+    s.opened.fill_(1)  =>  pass
 @ strategies/guides.py: systems/test_guides.py
 apd: the shares of the two models are swapped
     self.share * logits + (1 - self.share) * self.read(s, window, drafted)  =>  (1 - self.share) * logits + self.share * self.read(s, window, drafted)

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from conftest import random_filter
 from lab import bench, calibrate, command_line, filter, gallery, trace, train
 from strategies import STRATEGIES, options
+from test_goldens import CASES, RELATED
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,6 +40,28 @@ def test_the_readme_has_the_table_of_the_builders():
     """Would catch a strategy, a setting or a default that the README tells otherwise. To mend it, paste what this test expects."""
     table = re.search(r"<!-- strategies: .*? -->\n(.*?)<!-- end -->", (ROOT / "README.md").read_text(), re.DOTALL)
     assert table and table[1] == strategies_table()
+
+
+def sources_table() -> str:
+    """docs/sources.md's table, from the goldens: system, whose code, how many cases."""
+    rows = ["| strategy | whose code, at which commit, which function | cases |", "|---|---|---:|"]
+    for name in STRATEGIES:
+        counts = Counter(PAPERS for cases in CASES.values() for case in cases if case["strategy"] == name)
+        counts += Counter(case["source"] for case in RELATED if case["strategy"] == name)
+        rows += [f"| [{name}]({name}.md) | {source} | {count} |" for source, count in counts.items()]
+    return "\n".join(rows) + "\n"
+
+
+PAPERS = "the paper's rules, by a slow implementation that was compared with its authors' code (below)"
+
+
+def test_the_page_of_sources_says_what_is_pinned():
+    """Would catch a claim that no golden stands for, and a system that is in neither list. To mend it, paste what this test expects."""
+    page = (ROOT / "docs" / "sources.md").read_text()
+    table = re.search(r"<!-- sources: .*? -->\n(.*?)<!-- end -->", page, re.DOTALL)
+    assert table and table[1] == sources_table()
+    alone = set(re.findall(r"^\* \[([\w-]+)\]", page.split("<!-- end -->")[1], re.MULTILINE))
+    assert alone == {name for name in STRATEGIES if f"[{name}]" not in table[1]}
 
 
 def test_every_strategy_has_a_page_that_names_its_paper():

@@ -1,10 +1,13 @@
 """d3LLM: entropy in a pipeline, and blocks that are kept when they have settled."""
 
+import copy
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import MASK, random_model, random_prompt
+from conftest import EOS, MASK, random_model, random_prompt
 from dllm import decode
 from shared import LENGTHS, changed, run, same, seeds
 from strategies import Strategy, build
@@ -18,16 +21,16 @@ PIPE = {"theta": 1.0, "decoded_token_threshold": 0.5}
 @given(seeds)
 def test_one_block_at_a_time_is_entropy_order(seed):
     """Would catch a pipeline that opens or commits too early."""
-    plain = run(seed, "llada", remasking="entropy", eos="stop")
-    assert same(run(seed, "d3llm", theta=0.0, block_add_threshold=1.0, decoded_token_threshold=1.0, refresh=1), plain)
+    plain = run(seed, "llada", remasking="entropy")
+    assert same(run(seed, "d3llm", theta=0.0, block_add_threshold=1.0, decoded_token_threshold=1.0, refresh=1, eos="fill"), plain)
 
 
 @given(seeds)
 def test_what_refreshes_always_is_no_cache(seed):
     """Would catch a cached path that differs in more than staleness."""
     prompts = [random_prompt(seed, 9), random_prompt(seed + 1, 4)]
-    schedule = pipeline(0.1, 0.5, first_only=True)
-    plain = Strategy(build("d3llm", **PIPE).rule, full, schedule, eos="stop", order=ORDERS["entropy"])
+    d3llm = build("d3llm", **PIPE)
+    plain = Strategy(d3llm.rule, full, d3llm.schedule, eos="stop", order=ORDERS["entropy"])
     assert same(run(seed, plain, *prompts), run(seed, "d3llm", *prompts, delay=0, refresh=1, **PIPE))
 
 
@@ -47,11 +50,41 @@ def test_it_keeps_a_block_when_it_has_settled(seed, delay, refresh):
     for number, step in enumerate(steps):
         leading = filled[: filled.index(None)] if None in filled else filled
         waits = [number - max(leading[: i + 1]) for i in range(len(leading))]  # forwards that saw it full and everything before it
-        whole = number % refresh == 0 or any(wait < delay for wait in waits)
+        # forwards count from 1: the refreshes are forwards r, 2r, 3r, ...
+        whole = number == 0 or (number + 1) % refresh == 0 or any(wait < delay for wait in waits)
         assert step.rows == (30 if whole else 24 - 8 * sum(wait > delay for wait in waits))
         for block in range(3):
             if filled[block] is None and not (step.x[0, 6 + 8 * block : 14 + 8 * block] == MASK).any():
                 filled[block] = number + 1
+
+
+@given(seeds, st.sampled_from([1, 2]))
+def test_everything_behind_an_end_ends_at_once(seed, second):
+    """Would catch open blocks that are finished behind an EOS, a row that goes on when all before its end is written, and an end in the
+    prompt; with a second end token, too."""
+    model = copy.copy(random_model(seed % 4))
+    model.config = dataclasses.replace(model.config, end_token_ids=(seed % 30 + 1,) * (second - 1))
+    for step in decode(model, random_prompt(seed, 5), "d3llm", **PIPE, **LENGTHS):
+        answer = step.x[0, 5:].tolist()
+        first = next((i for i, token in enumerate(answer) if token in model.config.ends), 24)
+        assert answer[first + 1 :] == [EOS] * (23 - first)
+    assert MASK not in answer
+
+
+def test_ends_do_come_before_other_blocks_are_full():
+    """Negative control for the test above: under D2F's stop the same decodes leave text behind an end."""
+    d3llm, text = build("d3llm", **PIPE), 0
+    slow = Strategy(d3llm.rule, full, pipeline(0.1, 0.5, first_only=True), eos="stop", order=ORDERS["entropy"])
+    for seed in range(24):
+        answer = run(seed, slow).tokens[0, -24:].tolist()
+        text += EOS in answer and set(answer[answer.index(EOS) :]) != {EOS}
+    assert text >= 2
+
+
+def test_a_threshold_of_zero_opens_two_blocks_at_first():
+    """Would catch a pipeline that has not opened its first block before it looks whether to open the next, as the authors' has."""
+    opened = [next(decode(random_model(0), [1, 2, 3], "d3llm", block_add_threshold=share, **LENGTHS)).window for share in (0.0, 0.1)]
+    assert [window.end - window.start for window in opened] == [16, 8]
 
 
 @given(seeds)

@@ -18,7 +18,7 @@ from strategies import Strategy, build
 from strategies.d2f import pipeline
 from strategies.dllm_cache import partly
 from strategies.fast_dllm import threshold_rule
-from strategies.llada import quota, serial
+from strategies.llada import full, serial
 
 close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
 
@@ -30,7 +30,8 @@ def test_what_refreshes_always_is_no_cache(seed, threshold):
     assert same(cached, run(seed, "fast-dllm", cache="none", threshold=threshold))
     view = build("dllm-cache").view
     always = lambda s, window: view(s, dataclasses.replace(window, age=0))
-    assert same(run(seed, Strategy(quota, always, serial)), run(seed, "llada"))
+    rule = threshold_rule(0.6)
+    assert same(run(seed, Strategy(rule, always, serial)), run(seed, Strategy(rule, full, serial)))
 
 
 @given(seeds, st.sampled_from([2, 3, 5, 99]))
@@ -46,6 +47,20 @@ def test_rows_are_those_it_computes():
     computed = [step.rows for step in steps][:8]
     whole, both, part = 30, (30 + 12) / 2, (24 + 6) / 2
     assert computed == [whole, part, part, 24, both, part, 24, part]  # forward 4 has the prompt, and a quarter of the answer
+
+
+@pytest.mark.parametrize("steps", [24, 12, 48])
+def test_forwards_count_over_the_whole_decode(steps):
+    """Would catch intervals that begin anew in each block, where a quota says how many forwards that has: with blocks of 8 and K_p 50
+    the prompt would be refreshed in each. Under a threshold they do begin anew: rows of a batch take different numbers of forwards."""
+    intervals = {"prompt_interval_steps": 5, "gen_interval_steps": 7}
+    took = list(decode(random_model(1), random_prompt(1, 6), "dllm-cache", steps=steps, **intervals, **LENGTHS))
+    assert len(took) == min(steps, 24)
+    for forwards, step in enumerate(took):
+        assert (step.at.query.start == 0) == (forwards % 5 == 0)
+        assert (step.at.cost == (24 if step.at.query.start else 30) * 2) == (forwards % 7 == 0)
+    for step in decode(random_model(1), random_prompt(1, 6), "dllm-cache", threshold=0.5, **intervals, **LENGTHS):
+        assert (step.at.query.start == 0) == (step.window.age % 5 == 0)
 
 
 def renewed_in_loops(model, cache, ids, first, count, start):
@@ -85,19 +100,23 @@ def test_layers_that_are_renewed_in_part_equal_the_definition(seed, with_prompt,
     start, first = (0, 6) if with_prompt else (6, 0)
     for turn, (begin, a, n) in enumerate([(0, 6, 14), (start, first, count), (start, first, count)]):
         ids[6 + 3 * turn : 8 + 3 * turn] = torch.tensor(random_prompt(seed + turn, 2))
-        at = Pass(slice(begin, 20), slice(0, 20), rows=slice(-12, -3), layer=partial(partly, a, n))
+        at = Pass(slice(begin, 20), slice(0, 20), rows=slice(-12, -3), layer=partial(partly, a, n, True))
         close(model(ids[None, begin:], at, cache)[0], renewed_in_loops(model, plain, ids, a, n, begin)[-12:-3])
 
 
-def test_what_is_not_renewed_stays_but_for_the_values():
-    """Would catch rho = 0 that renews keys or what a layer adds, or that keeps values: only the first layer is computed."""
+@pytest.mark.parametrize("renew", [True, False])
+def test_what_is_not_renewed_stays_but_for_the_values(renew):
+    """Would catch a share of none that renews keys or what a layer adds, or keeps values: only the first layer is computed. With rho = 0
+    the authors keep the values, too."""
     model, ids = random_model(0), torch.tensor([random_prompt(0, 20)])
     cache = cache_of(model)
-    model(ids, Pass(slice(0, 20), slice(0, 20), layer=partial(partly, 6, 14)), cache)
+    model(ids, Pass(slice(0, 20), slice(0, 20), layer=partial(partly, 6, 14, True)), cache)
     k, v, added = cache.k.clone(), cache.v.clone(), cache.added.clone()
     ids[0, 9] += 1
-    model(ids[:, 6:], Pass(slice(6, 20), slice(0, 20), layer=partial(partly, 0, 0)), cache)
-    assert cache.k[1].equal(k[1]) and cache.added[1].equal(added[1]) and not cache.v[1].equal(v[1]) and not cache.added[0].equal(added[0])
+    model(ids[:, 6:], Pass(slice(6, 20), slice(0, 20), layer=partial(partly, 0, 0, renew)), cache)
+    assert (
+        cache.k[1].equal(k[1]) and cache.added[1].equal(added[1]) and cache.v[1].equal(v[1]) != renew and not cache.added[0].equal(added[0])
+    )
     assert cache.k[:, :, :, :6].equal(k[:, :, :, :6]) and cache.v[:, :, :, :6].equal(v[:, :, :, :6])
 
 

@@ -4,12 +4,13 @@ import pytest
 from hypothesis import given
 
 from conftest import MASK, random_model, random_prompt
-from dllm import decode
+from dllm import decode, generate
 from shared import LENGTHS, again, answers, changed, run, seeds, views
 from strategies import Strategy
 from strategies.d2f import pipeline
 from strategies.llada import full, serial
 from strategies.saber import Saber
+from test_goldens import checkpoints
 
 
 @given(seeds)
@@ -21,6 +22,35 @@ def test_it_takes_back_fewer_than_it_commits(seed):
         assert left < before
         before = left
     assert left == 0
+
+
+@given(seeds)
+def test_a_full_block_takes_nothing_back(seed):
+    """Would catch a forward that takes tokens back from a block that it has filled."""
+    for step in decode(random_model(seed), random_prompt(seed, 5), "saber", n=4, mu=1, **LENGTHS):
+        left, back = step.candidates & ~step.commit, step.commit & (step.token == MASK)
+        assert left.any() or not back.any()
+
+
+def test_it_fills_a_block_of_two_in_one_forward():
+    """Would catch a last token that is taken back: the smallest case, by the authors' code one forward."""
+    model = checkpoints.plain()
+    assert generate(model, [27, 11], "saber", gen_length=2, block_length=2).nfe == 1
+
+
+@given(seeds)
+def test_what_was_taken_back_counts_in_the_mean(seed):
+    """Would catch a mean over those tokens only that stand now: it is over all that were ever committed in the block."""
+    chosen: dict[int, float] = {}
+    for step in decode(random_model(seed), random_prompt(seed, 5), "saber", n=3, mu=2, **LENGTHS):
+        chosen = {} if step.window.age == 0 else chosen
+        mean = sum(chosen.values()) / len(chosen) if chosen else 1.0
+        sure = {i: step.scores.confidence[0, i].item() for i in step.candidates[0].nonzero()[:, 0].tolist()}
+        above = {i for i, c in sure.items() if c > mean}
+        taken = above if len(above) >= 3 else set(sorted(sure, key=lambda i: -sure[i])[:3])
+        written = {int(i) for i in (step.commit & step.candidates & (step.token != MASK))[0].nonzero()}
+        assert written <= taken or any(abs(c - mean) < 1e-5 for c in sure.values())
+        chosen |= {i: sure[i] for i in taken}
 
 
 def test_it_does_take_back():
