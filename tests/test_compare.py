@@ -98,11 +98,18 @@ def test_a_contender_is_a_strategy_with_settings(capsys):
 
 def test_a_contender_names_its_adapter(capsys, monkeypatch):
     """Would catch an adapter that two contenders of one strategy share, and `none` that means the embedded one."""
-    tiny, adapted, loaded = command_line.TINY, command_line.made_for("d2f")[1], []
-    load = lambda source, adapter, *how: loaded.append((source, adapter)) or command_line.load_model(source, adapter, *how)
+    tiny, adapted, loaded, used, answer = command_line.TINY, command_line.made_for("d2f")[1], [], [], compare.answer
+
+    def load(source, adapter, *how):
+        model = command_line.load_model(source, adapter, *how)
+        loaded.append((source, adapter, model))
+        return model
+
     monkeypatch.setattr(compare, "model_of", load)
+    monkeypatch.setattr(compare, "answer", lambda model, *rest, **own: used.append(model) or answer(model, *rest, **own))
     bench.main(["compare", *ONE, "--strategies", f"d2f:adapter=none,d2f,llada:adapter={adapted}"])
-    assert loaded[:3] == [(tiny, None), (tiny, adapted), (tiny, str(adapted))] and set(loaded[3:]) <= {(tiny, None)}
+    assert [each[:2] for each in loaded[:3]] == [(tiny, None), (tiny, adapted), (tiny, str(adapted))]
+    assert len(used) == 3 and all(model is each[2] for model, each in zip(used, loaded))
     assert list(table(capsys.readouterr().out))[1:] == ["d2f:adapter=none", "d2f", f"llada:adapter={adapted}"]
 
 
