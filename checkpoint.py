@@ -62,18 +62,18 @@ def find_file(folder: Path, name: str, note: str = "") -> Path:
     return folder / name
 
 
-def read_text(file: Path) -> str:
+def read_text(file: Path, form: str = "text") -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(one_line(f"{file} cannot be read: {error}")) from None
+        raise ValueError(one_line(f"{file} is not readable as {form}: {error}")) from None
 
 
 def read_json(file: Path) -> dict:
     def no_number(name: str):
         raise ValueError(f"{name} is no number")
 
-    text = read_text(file)
+    text = read_text(file, "JSON")
     try:
         content = json.loads(text, parse_constant=no_number)
     except (ValueError, RecursionError) as error:  # also of a number with thousands of digits
@@ -107,9 +107,12 @@ class Tokenizer:
 
         folder = find_folder(source)
         self.file = find_file(folder, "tokenizer.json")
-        self.encoder = self.ask(Encoder.from_file, str(self.file))
-        self.encoder.no_truncation()  # which the file may ask for, and would do silently
+        self.encoder = self.ask("is not a tokenizer", Encoder.from_file, str(self.file))
+        # what a file may ask for that was saved in training, and what would be done silently
+        self.encoder.no_truncation()
         self.encoder.no_padding()
+        if hasattr(self.encoder.model, "dropout"):
+            self.encoder.model.dropout = None
         settings = read_settings(folder, "tokenizer_config.json")
         newer, older = folder / "chat_template.jinja", folder / "tokenizer_config.json"
         template = read_text(newer) if newer.is_file() else settings.get("chat_template")
@@ -123,7 +126,7 @@ class Tokenizer:
         for name in ("config.json", "generation_config.json"):
             self.ends |= set(listed_ends(folder, name))
 
-    def ask(self, work: Callable, *arguments):
+    def ask(self, problem: str, work: Callable, *arguments):
         """What the tokenizers library answers. Its errors are bare Exceptions, or panics of Rust:
         no Exceptions, and printed before they are raised."""
         try:
@@ -132,12 +135,12 @@ class Tokenizer:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
-            what = f"{self.file} is not a tokenizer: {error}"
-            raise ValueError(one_line(what)) from None
+            raise ValueError(one_line(f"{self.file} {problem}: {error}")) from None
 
     def encode(self, text: str) -> list[int]:
         """Text as it stands: nothing is added in front or behind."""
-        return self.ask(lambda: self.encoder.encode(text, add_special_tokens=False).ids)
+        encode = functools.partial(self.encoder.encode, add_special_tokens=False)
+        return self.ask("cannot encode this text", encode, text).ids
 
     def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
         """Put [{"role": ..., "content": ...}, ...] through the template, up to where it answers."""
@@ -149,7 +152,7 @@ class Tokenizer:
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         if skip_special_tokens:
             ids = [i for i in ids if i not in self.ends]
-        return self.ask(self.encoder.decode, ids, skip_special_tokens)
+        return self.ask("cannot decode this", self.encoder.decode, ids, skip_special_tokens)
 
     def render(self, messages: list[dict[str, str]], answers: bool) -> str:
         given = {"messages": messages, "add_generation_prompt": answers}

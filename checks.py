@@ -5,7 +5,7 @@ What would have to wait for the device is asked in a decode's first forward alon
 
 import inspect
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -119,13 +119,23 @@ def check_part(kind: str, part) -> None:
         raise ValueError(f"{wrong}: is it the function that makes it?") from None
 
 
+def check_shape(kind: str, part, given, shape: tuple) -> None:
+    """Refuse what a part gave back unless it is a tensor of this shape."""
+    right = isinstance(given, Tensor) and given.shape == shape
+    require(right, f"what {called(kind, part)} gives", given, f"a tensor {list(shape)}")
+
+
+def check_iterator(kind: str, part, given) -> None:
+    require(isinstance(given, Iterator), f"what {called(kind, part)} gives", given, "an iterator")
+
+
 def check_choice(kind: str, part, chosen, like: Tensor) -> None:
     """Refuse what a rule, or another way to choose, gave back unless it is one bool for each cell
     of `like`, which to write, or that and one int64 each: with what."""
     both = [brief(each) for each in (chosen if isinstance(chosen, tuple) else (chosen,))]
     wanted = [f"a tensor {kind} {list(like.shape)}" for kind in ("bool", "int64")]
-    if both != (wanted if isinstance(chosen, tuple) else wanted[:1]):
-        valid = f"{wanted[0]}, or that and {wanted[1]}"
+    if both != (wanted if isinstance(chosen, tuple) or kind == "choose" else wanted[:1]):
+        valid = f"{wanted[0]}{', or that' if kind == 'rule' else ''} and {wanted[1]}"
         raise ValueError(f"{called(kind, part)} gave back {' and '.join(both)}, expected {valid}")
 
 

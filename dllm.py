@@ -24,12 +24,21 @@ from torch import Tensor
 
 import kernels
 import strategies
-from checks import called, check_choice, check_ids, check_pass, require
+from checks import (
+    brief,
+    called,
+    check_choice,
+    check_ids,
+    check_iterator,
+    check_pass,
+    check_shape,
+    require,
+)
 from compiled import compile_model, memory_of
 from kernels import Scores
 from load_weights import check_memory
 from model import Cache, Config, LLaDA, Pass
-from strategies import Count, EosName, Strategy, Window, choose, options, scored, trait
+from strategies import Count, EosName, Strategy, Window, choose, options, scored, trait, windows
 
 DEFAULT = "fast-dllm"  # the strategy where none is named
 SURE = 1e4  # a logit beside which no other counts
@@ -69,7 +78,10 @@ def decode(model: LLaDA, prompt, strategy=DEFAULT, template=None, **settings):
 @torch.inference_mode()
 def stream(s: "Canvas") -> "Iterator[Step]":
     """The loop, inside the strategy's search if it has one."""
-    yield from s.strategy.search(s, loop(s)) if s.strategy.search else loop(s)
+    steps, search = loop(s), s.strategy.search
+    if search:
+        check_iterator("search", search, steps := search(s, steps))
+    yield from steps
 
 
 def loop(s: "Canvas") -> "Iterator[Step]":
@@ -77,13 +89,12 @@ def loop(s: "Canvas") -> "Iterator[Step]":
     strategy, temperature = s.strategy, s.settings.temperature
     generator = torch.Generator(s.x.device).manual_seed(s.settings.seed)
     began = s.clock()
-    for turn, window in enumerate(strategy.schedule(s)):
+    for turn, window in enumerate(windows(s)):
         s.check_limit(turn)
-        live, span = window.live, slice(window.start, window.end)
+        live, span = s.live, slice(window.start, window.end)
         rows, ran = s.rows, s.ran[live]  # so far
         at = strategy.view(s, window)
-        logits = (strategy.forward or Canvas.forward)(s, window, at)  # [b, n * L, V]
-        s.forbid(logits)
+        logits = s.logits(window, at)  # [b, n * L, V]
         noise = kernels.gumbel(logits, temperature, generator) if temperature else None
         scores = s.score(logits, noise)
         ordered = s.ordered(scores, generator)
@@ -270,6 +281,16 @@ class Canvas:
         what = f"the cache and logits of {B} rows of {S} tokens"
         check_memory(what, needed, self.model.device)
 
+    def logits(self, window: Window, at: Pass) -> Tensor:
+        """Logits [b, n * L, V] as the strategy computes them, without what is never written."""
+        forward = self.strategy.forward
+        logits = forward(self, window, at) if forward else self.forward(window, at)
+        if forward:
+            shape = len(self.live), window.end - window.start, self.model.config.vocab_size
+            check_shape("forward", forward, logits, shape)
+        self.forbid(logits)
+        return logits
+
     def forward(self, window: Window, at: Pass, added: Tensor | None = None) -> Tensor:
         """Logits [b, n * L, V] of the window's slots, guided if asked for; counts forward and rows.
 
@@ -318,7 +339,9 @@ class Canvas:
     def ordered(self, scores: Scores, generator: torch.Generator) -> Scores:
         """The scores with the doubt that decides which tokens are the surest."""
         order, doubt = self.strategy.order, scores.doubt
-        doubt = doubt if order is None else order(scores, generator)
+        if order is not None:
+            doubt = order(scores, generator)
+            check_shape("order", order, doubt, scores.doubt.shape)
         if self.eos == "defer":
             doubt = doubt.masked_fill(self.is_end(scores.token), kernels.LARGEST)
         return scores._replace(doubt=doubt)
@@ -345,7 +368,7 @@ class Canvas:
         """The blocks low .. high as a window; the other arguments as there."""
         start, end = (self.prompt_length + block * self.block_length for block in (low, high))
         suffix, forwards = self.x.shape[1] - end, self.forwards[self.live]
-        return Window(start, end, age, final, suffix, remaining, must, self.live, forwards)
+        return Window(start, end, age, final, suffix, remaining, must, self.live.clone(), forwards)
 
     def write(self, window: Window, commit: Tensor, token: Tensor) -> None:
         """Put the committed tokens on the canvas; under eos="stop", end the rows that hold an end:
@@ -435,7 +458,7 @@ def plan(strategy, settings: dict, template_length=None) -> tuple[Strategy, Sett
     require(isinstance(strategy, Strategy), "strategy", strategy, "a name, or a Strategy")
     if own and not by_name:
         takes = f"a Strategy built by hand takes only {', '.join(options(Settings))}"
-        raise ValueError(f"unknown setting {next(iter(own))}: {takes}")
+        raise ValueError(f"unknown setting {brief(next(iter(own)))[1:-1]}: {takes}")
     strategies.check_settings(Settings, common)
     chosen = Settings(**common)
     G, L, steps = chosen.gen_length, chosen.block_length, chosen.steps

@@ -117,7 +117,7 @@ IGNORED = set(
 """.split()
 )
 WHOLE = 2**24  # the largest whole number that can be meant
-RANGES = {"rope_theta": (1, 1e12), "rms_norm_eps": (1e-12, 1)}
+RANGES = {"rope_theta": (1, 1e12), "rms_norm_eps": (1e-12, 1)}  # of others from 1
 
 
 def load_config(source: str | Path) -> Config:
@@ -125,23 +125,23 @@ def load_config(source: str | Path) -> Config:
     folder = find_folder(source)
     file = find_file(folder, "config.json")
     given = plain_keys(read_json(file), file)
-    listed = listed_ends(folder, "config.json") or listed_ends(folder, "generation_config.json")
-    fills = [i for i in listed if i == given.get("pad_token_id")] or listed or [None]
+    first, more = listed_ends(folder, "config.json"), listed_ends(folder, "generation_config.json")
+    ends = {*first, *more}
+    fills = [i for i in first or more if i == given.get("pad_token_id")] or first or more or [None]
     given |= {"vocab_size": given.get("embedding_size") or given.get("vocab_size")}
     given |= {"eos_token_id": fills[0]}
     values = {key: given[key] for key in CONFIG_KEYS if given.get(key) is not None}
     for key, field in CONFIG_KEYS.items():
         refuse(field.default is MISSING and key not in values, file, f"{key} is missing")
     for key, value in values.items():
+        kinds = (int, float) if CONFIG_KEYS[key].type is float else (int,)
         low, high = RANGES.get(key, (-math.inf if key.endswith("_id") else 1, WHOLE))
-        number = type(value) is int or (type(value) is float and key in RANGES)
-        kind = f"number of {low} to {high}" if key in RANGES else f"whole number of 1 to {WHOLE}"
-        refuse(
-            not (number and low <= value <= high), file, f"{key} is {value!r}, expected a {kind}"
-        )
-    # the tokenizer knows more end tokens: those of generation_config.json and of the template
-    more = Tokenizer(folder).ends if (folder / "tokenizer.json").is_file() else set(listed)
-    c = Config(**values, end_token_ids=tuple(sorted(more - {values["eos_token_id"]})))
+        fits = type(value) in kinds and low <= value <= high  # of ids more below
+        kind = f"{'number' if float in kinds else 'whole number'} of {max(low, 0)} to {high}"
+        refuse(not fits, file, f"{key} is {value!r}, expected a {kind}")
+    if (folder / "tokenizer.json").is_file():
+        ends |= Tokenizer(folder).ends  # also what the template writes behind an answer
+    c = Config(**values, end_token_ids=tuple(sorted(ends - {values["eos_token_id"]})))
     odd = f"n_heads {c.n_heads} must divide d_model {c.d_model} into even widths"
     refuse(c.d_model % (2 * c.n_heads), file, odd)
     refuse(c.n_heads % c.kv_heads, file, f"n_kv_heads {c.kv_heads} must divide n_heads {c.n_heads}")
@@ -213,9 +213,7 @@ def check_headers(folder: Path, headers: dict, shapes: dict[str, tuple]) -> None
 
 def read_tensors(file: Path, device: str | torch.device) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, tensor), refusing NaN and infinity."""
-    with open_tensors(file) as tensors:
-        names = list(tensors.keys())
-    for name in names:
+    for name in read_headers([file]):
         # opened anew for each: what was read of a file stays in memory until it is closed
         with open_tensors(file, device) as tensors:
             tensor = tensors.get_tensor(name)

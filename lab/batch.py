@@ -45,7 +45,7 @@ def batch(args: Namespace, settings: dict) -> Callable[[], None]:
     _, chosen = checked_plan(args, settings)
     size = BATCH_SIZE if args.batch_size is None else args.batch_size
     require(size >= 1, "batch_size", size, "at least 1")
-    lines, out = read_bytes(args.prompts).splitlines(), Path(args.out)
+    out = Path(args.out)
     check_place("--out", args.out)
     if out.exists() and out.samefile(args.prompts):
         raise ValueError(f"--out {out} is the file of the prompts")
@@ -55,14 +55,12 @@ def batch(args: Namespace, settings: dict) -> Callable[[], None]:
     def encoded(prompt: str) -> list[int]:
         return check_prompt(encode(tokenizer, prompt, args.raw), config, chosen.gen_length)[0]
 
-    questions, bad = read_questions(lines, encoded)
-    if bad and not questions:
-        raise ValueError(f"{args.prompts}, {bad[0]}; no line holds a prompt")
+    questions, bad = read_questions(args.prompts, encoded)
     with ExitStack() as stack:
         if out.exists() and parallel.rank() == 0:
             stack.enter_context(locked(out))
         answered, whole = read_answers(out, made_by)
-        print(*(f"{args.prompts}, {line}\n" for line in bad), sep="", end="", file=sys.stderr)
+        print(*(f"{line}\n" for line in bad), sep="", end="", file=sys.stderr)
         groups = grouped(questions, answered, out, size)
         model = open_model(args, settings, load)
         if groups:  # is there memory for the largest?
@@ -73,7 +71,10 @@ def batch(args: Namespace, settings: dict) -> Callable[[], None]:
 
     def answer() -> None:
         with held:
-            total = work_off(groups, Output(out, whole, held), decode, tokenizer, made_by)
+            try:
+                total = work_off(groups, Output(out, whole, held), decode, tokenizer, made_by)
+            except OSError as error:
+                raise ValueError(f"--out {out} cannot be written: {error.strerror}") from None
         print_counters(args, total | counts, model.device, chosen.seed)
         if bad or total["unanswered"]:
             sys.exit(1)
@@ -161,14 +162,14 @@ def record(question: Question, result: Result, row: int, tokenizer) -> dict:
     return asked | {"answer": tokenizer.decode(result.answer(row))} | counters
 
 
-def read_questions(lines: list[bytes], encoded: Callable) -> tuple[list[Question], list[str]]:
+def read_questions(file: str, encoded: Callable) -> tuple[list[Question], list[str]]:
     """The questions, and what is wrong with each line that holds none; empty lines are passed over.
 
     encoded: a prompt -> its ids, or ValueError if the model cannot take it
     """
     questions: dict[str | int, Question] = {}
     bad = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_bytes(file).splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -185,7 +186,9 @@ def read_questions(lines: list[bytes], encoded: Callable) -> tuple[list[Question
                 raise ValueError(f"the id {name!r} has come before")
             questions[name] = Question(name, prompt, encoded(whole_text(prompt, "prompt")))
         except ValueError as error:
-            bad.append(f"line {number}: {error}")
+            bad.append(f"{file}, line {number}: {error}")
+    if bad and not questions:
+        raise ValueError(f"{bad[0]}; no line holds a prompt")
     return list(questions.values()), bad
 
 

@@ -155,6 +155,8 @@ def main(arguments: list[str] | None = None) -> None:
         calibrate(args)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        parser.exit(130, "lab.calibrate: stopped; nothing is written\n")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import torch
 
+from checkpoint import one_line
 from dllm import StepLimit, check_prompt, finish, prepare, stream
 from lab.command_line import checked_plan, encode, find_model, observer, open_model, print_counters
 from lab.files import whole_text, write
@@ -47,7 +48,7 @@ def chat(args: Namespace, settings: dict) -> Callable[[], None]:
                     raise ValueError(f"{line.split()[0]} is unknown: {HELP}")
                 messages = [*asked, {"role": "assistant", "content": reply(asked)}]
             except (ValueError, StepLimit, torch.OutOfMemoryError) as error:
-                print(" ".join(str(error).split()), file=sys.stderr)  # the conversation goes on
+                print(one_line(str(error)), file=sys.stderr)  # the conversation goes on
             except KeyboardInterrupt:
                 print("stopped; the turn is forgotten", file=sys.stderr)
 

@@ -136,7 +136,7 @@ def write(text: str, what: str = "answer") -> None:
     """Print what was asked for; what stdout's encoding lacks becomes a question mark. A reader who
     has had enough (`| head`) ends the program quietly; OSError, in words for the user, if it cannot
     be written (a full disk)."""
-    if sys.stdout is None:  # closed by who started the program
+    if sys.stdout is None:  # closed, by `>&-`
         raise OSError(f"the {what} cannot be written: there is no standard output")
     encoding = sys.stdout.encoding or "utf-8"
     try:

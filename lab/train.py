@@ -159,8 +159,8 @@ class Network(Run):
         return min(1.0, (step + 1) / self.warmup, (main - step) / (main * (1 - self.flat)))
 
     def save(self, model: LLaDA) -> None:
+        save_model(model, self.out, torch.bfloat16)  # first what needs the most room
         save_tokenizer(self.out)
-        save_model(model, self.out, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -556,7 +556,16 @@ def carry_out(s: Run) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """What the command line asks for; exit code 2 for anything wrong with it, 130 for Ctrl-C."""
+    try:
+        command(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt as stop:
+        kept = f" after {stop}; the same command goes on from there" if str(stop) else ""
+        print(f"lab.train: stopped{kept}", file=sys.stderr)
+        sys.exit(130)
+
+
+def command(arguments: list[str]) -> None:
     known = arguments and arguments[0] in ("ar", "d2f", "filter")
     kind, *arguments = arguments if known else ["train", *arguments]
     module = importlib.import_module(f"lab.{kind}")
@@ -567,11 +576,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         s = module.Settings(**vars(parser.parse_args(arguments)))
         (module.carry_out if kind == "filter" else carry_out)(s)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, torch.OutOfMemoryError) as error:
         parser.error(str(error))
-    except KeyboardInterrupt as stop:
-        kept = f" after {stop}; the same command goes on from there" if str(stop) else ""
-        parser.exit(130, f"{name}: stopped{kept}\n")
     print(f"wrote {s.out}", file=sys.stderr)
 
 

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import torch
 from torch import Tensor
 
-from checks import TAKES, brief, check_choice, check_part, require
+from checks import TAKES, brief, called, check_choice, check_iterator, check_part, require
 from kernels import Scores
 from model import LLaDA, Pass, Slots
 
@@ -187,6 +187,17 @@ def choose(s, window: Window, scores: Scores, candidates: Tensor, *_) -> tuple[T
     return commit.view(shape), token.reshape(shape)
 
 
+def windows(s) -> Iterator[Window]:
+    """What the schedule opens."""
+    schedule = s.strategy.schedule
+    opened = schedule(s)
+    check_iterator("schedule", schedule, opened)
+    for window in opened:
+        name = f"what {called('schedule', schedule)} opens"
+        require(isinstance(window, Window), name, window, "a Window")
+        yield window
+
+
 def scored(at: Pass, window: Window, shift: int = 0) -> Slots:
     """Which rows of a query get logits: those that say something about the window's slots.
 
@@ -265,7 +276,7 @@ def build(name: str, **given) -> Strategy:
             takers = [other for other in STRATEGIES if setting in options(STRATEGIES[other])]
             own = f"it takes {', '.join(options(builder)) or 'none'}"
             hint = f"that is a setting of {', '.join(takers)}; " if takers else ""
-            raise ValueError(f"strategy {name} has no setting {setting[:60]}: {hint}{own}")
+            raise ValueError(f"strategy {name} has no setting {brief(setting)[1:-1]}: {hint}{own}")
     check_settings(builder, given)
     both = [f"{each}={given[each]:g}" for each in builder.either if given.get(each) is not None]
     if len(both) > 1:

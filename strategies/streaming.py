@@ -23,8 +23,9 @@ def pruned(view: View, window_size: int | None) -> View:
     @has(settled=trait(view, "settled"), inside=view)
     def narrowed(s, window: Window) -> Pass:
         at, S = view(s, window), s.x.shape[1]
-        if at != Pass(at.query, at.visible) or isinstance(at.query, torch.Tensor):
-            raise ValueError("a view that has a mask, or gaps, cannot be pruned")
+        every = isinstance(at.query, slice) and at.visible in (None, slice(0, S))
+        if not every or at != Pass(at.query, at.visible):
+            raise ValueError("a view can be pruned that shows all slots, without a mask or gaps")
         near = window.end + kept_suffix(window, window_size) - 1
         if near == S - 1:
             return at

@@ -42,6 +42,8 @@ import browser
 import lab.trace
 from conftest import EOS, MASK, VOCABULARY, adapter_of, random_model, save_checkpoint
 from dllm import StepLimit, generate, prepare, stream
+from fuzz_calls import call
+from kills import kills
 from lab.command_line import TINY
 from load_weights import load_model, load_tokenizer
 from strategies import STRATEGIES
@@ -441,110 +443,6 @@ DAMAGES = (
     damage_bytes, damage_json, damage_json, damage_json, damage_text, damage_template, damage_header, damage_numbers, damage_index,
 )  # fmt: skip
 
-# --- traces --------------------------------------------------------------------------------------------------------------------------
-
-
-def traces(rng: random.Random, folder: Path) -> tuple[str, str]:
-    """A trace of which one to three lines are damaged: read it, replay it, make a page of it, and open it in the page if that is here."""
-    lines = list(rng.choice(whole_traces()))
-    done = [damage_line(rng, lines) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
-    data = b"\n".join(lines) + b"\n" * (rng.random() < 0.9)
-    if rng.random() < 0.1:
-        data = data[: rng.randrange(len(data) + 1)]
-        done.append(f"cut to {len(data)} bytes")
-    (folder / "run.jsonl").write_bytes(data)
-
-    def work():
-        try:
-            in_the_page = open_trace(data)
-        except RuntimeError as error:
-            return f"in the page: {error}"
-        if in_the_page and not re.fullmatch(SENTENCE, in_the_page):
-            return f"the page says {in_the_page[:300]!r}"
-        records = lab.trace.read(folder / "run.jsonl")
-        canvases = list(lab.trace.replay(records))
-        slots = records[0]["prompt_length"] + records[0]["gen_length"]
-        if len(canvases) != len(records) - 1 or any(len(canvas) != slots for canvas in canvases):
-            return "a replay of another length"
-        if slots <= lab.trace.DRAWN and in_the_page:
-            return f"the reader takes what the page refuses: {in_the_page}"
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said, contextlib.suppress(SystemExit):
-            lab.trace.main([str(folder / "run.jsonl"), "--out", str(folder / "page.html")])
-        if (folder / "page.html").exists():
-            text = (folder / "page.html").read_text().split('id="traces">')[1].split("</script>")[0]
-            return None if json.loads(text) == [records] else "a page of another trace"
-        raise ValueError(said.getvalue().rstrip("\n"))
-
-    return "; ".join(done), outcome(work)
-
-
-SENTENCE = (
-    r"run.jsonl is no trace, or a damaged one: (its first line is not the header of one|its version is (\d+|unknown), this page reads "
-)
-SENTENCE += r"version 1|line \d+ is not a whole record|a canvas of \d+ slots: a page draws at most \d+)"
-
-
-def whole_traces(made: list[list[bytes]] = []) -> list[list[bytes]]:
-    """The lines of those that are damaged: of a cache, of tokens taken back, of an answer that was half given."""
-    if not made:
-        template = {"template": [1, MASK, 2, *[MASK] * 5, 3]}
-        for strategy, how in (("fast-dllm", {"gen_length": 16}), ("saber", {"gen_length": 16}), ("llada", template)):
-            template = how.pop("template", None)
-            canvas = prepare(random_model(0), [[1, 2, 3, 4, 5]], strategy, how | {"block_length": 8}, template and [template])
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "run.jsonl"
-                for _ in lab.trace.trace(stream(canvas), canvas, Letters(), str(path), strategy, {"threshold": 0.9}, 0, "what?"):
-                    pass
-                made.append(path.read_bytes().splitlines())
-    return made
-
-
-class Letters:
-    def decode(self, ids, skip_special_tokens=True):
-        return "".join(chr(97 + i % 26) for i in ids)
-
-
-def damage_line(rng: random.Random, lines: list[bytes]) -> str:
-    """Change a value of a line, or its bytes, or take it out, double it, put another in its place."""
-    number = rng.choice((0, rng.randrange(len(lines)))) if lines else 0
-    how = rng.choice(("value", "value", "value", "value", "bytes", "remove", "double", "swap", "text", "empty"))
-    with contextlib.suppress(ValueError, RecursionError, IndexError, TypeError):
-        if how == "value":
-            content = json.loads(lines[number])
-            how += " " + change_json(rng, content)
-            lines[number] = json.dumps(content).encode()
-        elif how == "bytes":
-            line = bytearray(lines[number])
-            for _ in range(rng.choice((1, 1, 8))):
-                line[rng.randrange(len(line))] = rng.randrange(256)
-            lines[number] = bytes(line)
-        elif how == "remove":
-            del lines[number]
-        elif how == "double":
-            lines.insert(number, lines[number])
-        elif how == "swap":
-            other = rng.randrange(len(lines))
-            lines[number], lines[other] = lines[other], lines[number]
-        else:
-            lines[number] = rng.choice(TEXTS).encode() if how == "text" else b""
-        return f"line {number + 1}: {how}"
-    return "nothing"
-
-
-def open_trace(data: bytes, opened: list = []) -> str:
-    """What the page says when it is given this file: nothing if it shows it. RuntimeError if its script fails."""
-    if browser.PROGRAM is None:
-        return ""
-    if not opened:
-        page = browser.Browser().__enter__()
-        atexit.register(page.__exit__)
-        page.open(lab.trace.VIEWER)
-        opened.append(page)
-    file = f"new File([Uint8Array.from(atob('{base64.b64encode(data).decode()}'), (c) => c.charCodeAt(0))], 'run.jsonl')"
-    script = f"openFiles([{file}]).then(() => {{ if (!$('problem').hidden) return $('problem').textContent; show(1); show(last()); return ''; }})"
-    return opened[0].run(script)
-
-
 # --- command lines -------------------------------------------------------------------------------------------------------------------
 
 
@@ -688,9 +586,123 @@ def told(program: str, words: list[str], folder: Path, rng: random.Random) -> st
     return None
 
 
+# --- traces --------------------------------------------------------------------------------------------------------------------------
+
+
+def traces(rng: random.Random, folder: Path) -> tuple[str, str]:
+    """A trace of which one to three lines are damaged: read it, replay it, make a page of it, and open it in the page if that is here."""
+    lines = list(rng.choice(whole_traces()))
+    done = [damage_line(rng, lines) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
+    data = b"\n".join(lines) + b"\n" * (rng.random() < 0.9)
+    if rng.random() < 0.1:
+        data = data[: rng.randrange(len(data) + 1)]
+        done.append(f"cut to {len(data)} bytes")
+    (folder / "run.jsonl").write_bytes(data)
+
+    def work():
+        try:
+            in_the_page = open_trace(data)
+        except RuntimeError as error:
+            return f"in the page: {error}"
+        if in_the_page and not re.fullmatch(SENTENCE, in_the_page):
+            return f"the page says {in_the_page[:300]!r}"
+        records = lab.trace.read(folder / "run.jsonl")
+        canvases = list(lab.trace.replay(records))
+        slots = records[0]["prompt_length"] + records[0]["gen_length"]
+        if len(canvases) != len(records) - 1 or any(len(canvas) != slots for canvas in canvases):
+            return "a replay of another length"
+        if slots <= lab.trace.DRAWN and in_the_page:
+            return f"the reader takes what the page refuses: {in_the_page}"
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said, contextlib.suppress(SystemExit):
+            lab.trace.main([str(folder / "run.jsonl"), "--out", str(folder / "page.html")])
+        if (folder / "page.html").exists():
+            text = (folder / "page.html").read_text().split('id="traces">')[1].split("</script>")[0]
+            return None if json.loads(text) == [records] else "a page of another trace"
+        raise ValueError(said.getvalue().rstrip("\n"))
+
+    return "; ".join(done), outcome(work)
+
+
+SENTENCE = (
+    r"run.jsonl is no trace, or a damaged one: (its first line is not the header of one|its version is (\d+|unknown), this page reads "
+)
+SENTENCE += r"version 1|line \d+ is not a whole record|a canvas of \d+ slots: a page draws at most \d+)"
+
+
+def whole_traces(made: list[list[bytes]] = []) -> list[list[bytes]]:
+    """The lines of those that are damaged: of a cache, of tokens taken back, of an answer that was half given."""
+    if not made:
+        template = {"template": [1, MASK, 2, *[MASK] * 5, 3]}
+        for strategy, how in (("fast-dllm", {"gen_length": 16}), ("saber", {"gen_length": 16}), ("llada", template)):
+            template = how.pop("template", None)
+            canvas = prepare(random_model(0), [[1, 2, 3, 4, 5]], strategy, how | {"block_length": 8}, template and [template])
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "run.jsonl"
+                for _ in lab.trace.trace(stream(canvas), canvas, Letters(), str(path), strategy, {"threshold": 0.9}, 0, "what?"):
+                    pass
+                made.append(path.read_bytes().splitlines())
+    return made
+
+
+class Letters:
+    def decode(self, ids, skip_special_tokens=True):
+        return "".join(chr(97 + i % 26) for i in ids)
+
+
+def damage_line(rng: random.Random, lines: list[bytes]) -> str:
+    """Change a value of a line, or its bytes, or take it out, double it, put another in its place."""
+    number = rng.choice((0, rng.randrange(len(lines)))) if lines else 0
+    how = rng.choice(("value", "value", "value", "value", "bytes", "remove", "double", "swap", "text", "empty"))
+    with contextlib.suppress(ValueError, RecursionError, IndexError, TypeError):
+        if how == "value":
+            content = json.loads(lines[number])
+            how += " " + change_json(rng, content)
+            lines[number] = json.dumps(content).encode()
+        elif how == "bytes":
+            line = bytearray(lines[number])
+            for _ in range(rng.choice((1, 1, 8))):
+                line[rng.randrange(len(line))] = rng.randrange(256)
+            lines[number] = bytes(line)
+        elif how == "remove":
+            del lines[number]
+        elif how == "double":
+            lines.insert(number, lines[number])
+        elif how == "swap":
+            other = rng.randrange(len(lines))
+            lines[number], lines[other] = lines[other], lines[number]
+        else:
+            lines[number] = rng.choice(TEXTS).encode() if how == "text" else b""
+        return f"line {number + 1}: {how}"
+    return "nothing"
+
+
+def open_trace(data: bytes, opened: list = []) -> str:
+    """What the page says when it is given this file: nothing if it shows it. RuntimeError if its script fails."""
+    if browser.PROGRAM is None:
+        return ""
+    if not opened:
+        page = browser.Browser().__enter__()
+        atexit.register(page.__exit__)
+        page.open(lab.trace.VIEWER)
+        opened.append(page)
+    file = f"new File([Uint8Array.from(atob('{base64.b64encode(data).decode()}'), (c) => c.charCodeAt(0))], 'run.jsonl')"
+    script = f"openFiles([{file}]).then(() => {{ if (!$('problem').hidden) return $('problem').textContent; show(1); show(last()); return ''; }})"
+    return opened[0].run(script)
+
+
+# --- calls -----------------------------------------------------------------------------------------------------------------------------
+
+
+def calls(rng: random.Random, folder: Path) -> tuple[str, str]:
+    """A call from Python with arguments of any type, size and nesting, and parts of strategies that do what they should not."""
+    told, work = call(rng)
+    return told, outcome(work)
+
+
 # --- the frame -----------------------------------------------------------------------------------------------------------------------
 
-KINDS: dict[str, Callable[[random.Random, Path], tuple[str, str]]] = {"checkpoints": checkpoints, "traces": traces, "lines": lines}
+Kind = Callable[[random.Random, Path], tuple[str, str]]
+KINDS: dict[str, Kind] = {"checkpoints": checkpoints, "calls": calls, "lines": lines, "traces": traces, "kills": kills}
 
 
 def attempt(kind: str, seed: int, number: int, seconds: float = 20) -> tuple[str, str]:

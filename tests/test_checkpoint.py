@@ -43,6 +43,19 @@ def test_the_chat_template_is_rendered_and_special_tokens_are_hidden(checkpoint)
     assert load_tokenizer(checkpoint).encode_chat(message)[-2:] == [CHARACTERS.index("."), EOS]
 
 
+def test_tokens_are_not_drawn_by_chance(checkpoint):
+    """Would catch the dropout of a tokenizer that was saved in training: each prompt would be cut up another way each time."""
+    bpe = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "c": 3, "d": 4, "cd": 5}, "merges": [["a", "b"], ["c", "d"]], "dropout": 0.99}
+    edit(checkpoint / "tokenizer.json", lambda c: c.update(model=bpe, pre_tokenizer=None))
+    assert load_tokenizer(checkpoint).encode("abcdab") == [2, 5, 2]
+
+
+def test_half_a_character_is_the_texts_fault(checkpoint):
+    """Would catch a message by which a tokenizer is broken that is not."""
+    with pytest.raises(ValueError, match="tokenizer.json cannot encode this text"):
+        load_tokenizer(checkpoint).encode("\ud800")
+
+
 def test_what_a_file_asks_for_is_not_done_to_a_text(checkpoint):
     """Would catch a prompt that is cut to four tokens or padded to fifty without a word, because the file was saved in training."""
     cut = {"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
@@ -76,7 +89,8 @@ def test_a_tokenizer_that_panics_is_one_line(checkpoint, capfd, change):
     try:
         assert load_tokenizer(checkpoint).encode("abc") == [0, 1, 2]  # a stride of what is not cut harms nothing
     except ValueError as error:
-        assert "tokenizer.json is not a tokenizer: " in str(error) and str(error).isprintable() and len(str(error)) < 600
+        assert "tokenizer.json is not a tokenizer: " in str(error) or "tokenizer.json cannot " in str(error)
+        assert str(error).isprintable() and len(str(error)) < 600
     assert capfd.readouterr() == ("", "")
 
 
@@ -256,6 +270,8 @@ def test_end_tokens_are_those_that_two_files_list(checkpoint, eos, pad, generati
     assert config.ends == expected and config.eos_token_id == expected[0]
     assert load_model(checkpoint, device="cpu").config == config
     assert load_tokenizer(checkpoint).ends == set(expected)
+    (checkpoint / "tokenizer.json").unlink()
+    assert load_config(checkpoint) == config
 
 
 TURN = CHARACTERS.index("?")

@@ -302,6 +302,45 @@ def test_a_schedule_fills_the_canvas():
     says("the schedule short of test_checks.py ended and left masks", schedule=short)
 
 
+@pytest.mark.parametrize(
+    "own, message",
+    [
+        ({"schedule": lambda s: threshold_rule}, "what the schedule <lambda> of test_checks.py gives is <function threshold_rule"),
+        ({"schedule": lambda s: iter([3])}, "what the schedule <lambda> of test_checks.py opens is 3, expected a Window"),
+        ({"search": lambda s, steps: None}, "what the search <lambda> of test_checks.py gives is None, expected an iterator"),
+        (
+            {"forward": lambda s, window, at: None},
+            "what the forward <lambda> of test_checks.py gives is None, expected a tensor [2, 8, 40]",
+        ),
+        (
+            {"forward": lambda s, window, at: s.forward(window, at)[:1]},
+            "what the forward <lambda> of test_checks.py gives is a tensor float32 [1, 8, 40], expected a tensor [2, 8, 40]",
+        ),
+        ({"order": lambda scores, draw: None}, "what the order <lambda> of test_checks.py gives is None, expected a tensor [2, 8]"),
+        ({"order": lambda scores, draw: scores.doubt[0]}, "gives is a tensor float32 [8], expected a tensor [2, 8]"),
+        (
+            {"choose": lambda *six: six[3]},
+            "the choose <lambda> of test_checks.py gave back a tensor bool [2, 8], expected a tensor bool [2, 8] and",
+        ),
+    ],
+)
+def test_what_other_parts_give_back(own, message):
+    """Would catch a library's error in the place of a sentence."""
+    says(message, **own)
+
+
+def test_a_rule_that_changes_its_window_changes_nothing_else(model):
+    """Would catch a mask in an answer: the window held the decoder's own list of unfinished rows."""
+
+    def changing(scores, candidates, window):
+        window.live.fill_(0)
+        return scores.confidence >= 0.5
+
+    prompts = [[1, 2, 3], [4, 5, 6]]
+    mine = generate(model, prompts, Strategy(changing, full, serial), **LENGTHS)
+    assert same(mine, generate(model, prompts, Strategy(SURE, full, serial), **LENGTHS))
+
+
 # --- logits
 
 

@@ -182,6 +182,20 @@ def test_bad_input_is_one_line_and_exit_code_2(saved, tmp_path, capsys, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_message_is_no_longer_than_a_terminal(capsys):
+    """Would catch a screen full of what was typed by mistake."""
+    _, err, code = run(capsys, "--prompt", "a", "--top", "9" * 5000)
+    assert code == 2 and err.startswith("dllm.py: argument --top: invalid int value") and len(err) < 1500
+
+
+def test_the_command_line_names_no_system():
+    """Would catch a system whose weights, say, are known outside its file."""
+    text = Path(command_line.__file__).read_text()
+    assert not [name for name in STRATEGIES if f'"{name}"' in text]
+    assert command_line.made_for("d2f")[1].name == "tiny-d2f" and command_line.made_for("ar")[0].name == "tiny-ar"
+    assert command_line.made_for("llada") == (command_line.TINY, None) and command_line.guide_for("apd").name == "tiny-ar"
+
+
 @pytest.mark.parametrize(
     "file, content, message",
     [

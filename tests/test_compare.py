@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from importlib.util import find_spec
 
 import pytest
 
@@ -27,6 +28,8 @@ def test_a_score_is_the_mean_over_problems_with_its_interval():
     figures = compare.figures(sums, Counter(problems=10, tokens=200, forwards=640, rows=9000, seconds=20.0))
     assert figures["accuracy"] == 0.8 and figures["forwards"] == 10 and figures["rows"] == 500
     assert figures["low"] == pytest.approx(0.490, abs=5e-4) and figures["high"] == pytest.approx(0.943, abs=5e-4)  # Wilson, 8 of 10
+    nothing = Counter(problems=10, tokens=0, forwards=640, rows=9000, seconds=20.0)  # LLaDA wrote no token before an EOS
+    assert "speed_up" not in compare.figures(sums, nothing)
     assert figures["tokens_per_forward"] == 2 and figures["tokens_per_second"] == 50 and figures["speed_up"] == 5
 
 
@@ -95,11 +98,18 @@ def test_a_contender_is_a_strategy_with_settings(capsys):
 
 def test_a_contender_names_its_adapter(capsys, monkeypatch):
     """Would catch an adapter that two contenders of one strategy share, and `none` that means the embedded one."""
-    tiny, adapted, loaded = command_line.TINY, command_line.made_for("d2f")[1], []
-    load = lambda source, adapter, *how: loaded.append((source, adapter)) or command_line.load_model(source, adapter, *how)
+    tiny, adapted, loaded, used, answer = command_line.TINY, command_line.made_for("d2f")[1], [], [], compare.answer
+
+    def load(source, adapter, *how):
+        model = command_line.load_model(source, adapter, *how)
+        loaded.append((source, adapter, model))
+        return model
+
     monkeypatch.setattr(compare, "model_of", load)
+    monkeypatch.setattr(compare, "answer", lambda model, *rest, **own: used.append(model) or answer(model, *rest, **own))
     bench.main(["compare", *ONE, "--strategies", f"d2f:adapter=none,d2f,llada:adapter={adapted}"])
-    assert loaded[:3] == [(tiny, None), (tiny, adapted), (tiny, str(adapted))] and set(loaded[3:]) <= {(tiny, None)}
+    assert [each[:2] for each in loaded[:3]] == [(tiny, None), (tiny, adapted), (tiny, str(adapted))]
+    assert len(used) == 3 and all(model is each[2] for model, each in zip(used, loaded))
     assert list(table(capsys.readouterr().out))[1:] == ["d2f:adapter=none", "d2f", f"llada:adapter={adapted}"]
 
 
@@ -195,7 +205,7 @@ def test_a_page_measures_itself_anew(tmp_path):
         (["--strategies", "fast-dllm:threshold=90"], "threshold is 90.0, expected between 0 and 1, or 2 for never"),
         (["--strategies", "d2f,fast-dllm:model=./nowhere"], "no checkpoint at ./nowhere"),
         (["--eos", "never"], "argument --eos: invalid choice: 'never'"),
-        (["--gen-length", "8192"], "together more than the model's"),
+        (["--strategies", "fast-dllm,fast-dllm:gen-length=8192"], "together more than the model's"),
         (["--strategies", "greedy-oracle:tau=1"], "strategy fast-dllm has no setting tau"),
         (["--strategies", "fast-dllm:cache=triple"], "cache is 'triple', expected one of none, prefix, dual"),
         (["--strategies", "d2f:adapter"], "adapter is '', expected a folder, a Hugging Face id, or none"),
@@ -274,9 +284,10 @@ def test_ctrl_c_shows_what_was_done(capsys, monkeypatch, tmp_path):
     stop_at(monkeypatch, compare, "answer", 4)
     line = ["compare", "--task", "add", "--limit", "9", "--gen-length", "32", "--strategies", "streaming,llada:steps=4"]
     with pytest.raises(SystemExit) as exit:
-        bench.main([*line, "--json"])
+        bench.main([*line, "--json", "--plot", str(tmp_path / "half.svg")] if find_spec("matplotlib") else [*line, "--json"])
     out, err = capsys.readouterr()
     found = json.loads(out)
+    assert list(tmp_path.iterdir()) == []
     assert exit.value.code == 130 and "Traceback" not in err and found["stopped"] and err.endswith("done till then\n")
     assert {f["accuracy"] for f in found["figures"]["all"].values()} <= {0.0, 1.0}  # of one problem each
     stop_at(monkeypatch, compare, "answer", 1)
@@ -301,15 +312,16 @@ def test_a_long_comparison_says_how_it_stands(capsys, monkeypatch):
         ("spiffy", "spiffy: its graph of weights/"),
         ("guided", "guided: its guide of weights/"),
         ("ar", "ar needs a model trained for it, which --model is for the others: give ar:model=FOLDER"),
-        ("fast-dllm,learn2pd:model={own}", "learn2pd:model={own}: its filter of weights/ was made for another model than {own}"),
+        ("learn2pd:model={own}", "learn2pd:model={own}: its filter of weights/ was made for another model than {own}"),
     ],
 )
 def test_what_belongs_to_the_embedded_model_judges_no_other(capsys, tmp_path, contender, message):
     """Would catch a model of one's own compared with the embedded model's filter, graph or guide, and a masked model that is asked for the
     next token, which gets 0 %."""
     own = shutil.copytree(TINY, tmp_path / "own")
+    model = [] if "model=" in contender else ["--model", str(own)]
     with pytest.raises(SystemExit) as exit:
-        bench.main(["compare", *ONE, "--model", str(own), "--strategies", contender.format(own=own)])
+        bench.main(["compare", *ONE, *model, "--strategies", contender.format(own=own)])
     out, err = capsys.readouterr()
     assert (exit.value.code, out, err.count("\n")) == (2, "", 1) and message.format(own=own) in err
     named = {"learn2pd": f"learn2pd:filter={TINY.with_name('tiny-filter.safetensors')}", "ar": f"ar:model={TINY.with_name('tiny-ar')}"}

@@ -7,8 +7,9 @@ import time
 import pytest
 
 import fuzz
+import kills
 
-COUNTS = {"checkpoints": 200}  # of the others 30
+COUNTS = {"checkpoints": 200, "calls": 60, "kills": 3}  # of the others 30
 
 
 @pytest.mark.parametrize("kind", fuzz.KINDS)
@@ -17,7 +18,7 @@ def test_nothing_ends_but_in_an_answer_or_in_one_line(kind):
     faults: list[str] = []
     ends = fuzz.run(kind, COUNTS.get(kind, 30), seed=1, seconds=120, report=faults.append)
     assert not faults, "\n".join(faults)
-    assert ends[fuzz.REFUSED] and (ends[fuzz.ANSWERED] or kind not in COUNTS)
+    assert (ends[fuzz.REFUSED] or kind == "kills") and (ends[fuzz.ANSWERED] or kind not in COUNTS)
 
 
 class Panic(BaseException):
@@ -48,6 +49,34 @@ def test_faults_are_seen(work, words):
     """Negative control: what counts as a fault does count."""
     end = fuzz.outcome(work)
     assert end.startswith(words) and (end in (fuzz.ANSWERED, fuzz.REFUSED)) == (words in (fuzz.ANSWERED, fuzz.REFUSED))
+
+
+@pytest.mark.parametrize(
+    "look, name, content",
+    [
+        (kills.answers, "out.jsonl", '{"id": 1}\n{"id": 1}\n'),
+        (kills.answers, "out.jsonl", '{"id": 1}\n{"id": {"id": 2}\n'),
+        (kills.weights, "run/checkpoint.safetensors", "half"),
+        (kills.weights, "out/config.json", '{"half": '),
+        (kills.sound_trace, "run.jsonl", '{"half": {}}\n'),
+        (kills.jobs("")["page"].sound, "page.html", "<html>"),
+        (lambda folder: bad(ValueError(wrong)) if (wrong := kills.ended(Ended(1), folder, (0,))) else None, "stderr", ""),
+        (lambda folder: bad(ValueError(wrong)) if (wrong := kills.ended(Ended(0), folder, (0,))) else None, "stderr", "Traceback"),
+    ],
+)
+def test_what_a_kill_must_not_leave_is_seen(look, name, content, tmp_path):
+    """Negative control: answers twice or torn, halves of weights, traces and pages, other exit codes and tracebacks are faults."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(Exception):
+        look(tmp_path)
+
+
+class Ended:
+    """A process that has ended so."""
+
+    def __init__(self, code: int):
+        self.exitcode, self.join, self.is_alive = code, lambda limit: None, lambda: False
 
 
 def test_a_hang_is_seen(monkeypatch):

@@ -405,6 +405,14 @@ def test_another_model_is_named_before_any_of_its_keys(checkpoint):
         load_model(checkpoint)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64, torch.int64])
+def test_no_file_of_tensors_holds_other_numbers(tmp_path, dtype):
+    """Would catch a filter in eight bits, whose least and largest number PyTorch cannot find."""
+    save_file({"a": torch.ones(3).to(dtype)}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="a.safetensors: tensor a is .*, expected one of F64, F32, F16, BF16"):
+        list(load_weights.read_tensors(tmp_path / "a.safetensors", "cpu"))
+
+
 def test_a_model_too_large_for_the_memory_is_refused_with_its_size(saved, monkeypatch):
     """Would catch a machine brought down by an allocation that cannot succeed."""
     monkeypatch.setattr(load_weights, "free_memory", lambda device: 50_000)

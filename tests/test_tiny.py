@@ -41,6 +41,13 @@ def test_careless_decoding_costs_accuracy(tiny):
     assert solved(tiny, "four-step", 8, "llada", steps=16, eos="stop") < solved(tiny, "four-step", 8, "fast-dllm") - 4
 
 
+def test_the_student_wins_back_what_small_blocks_cost(tiny):
+    """Would catch an adapter of another model, or one that is left out: in blocks of four the model alone loses one answer in four."""
+    student = (load_model(*command_line.made_for("d2f"), device="cpu"), tiny[1])
+    with_it, alone = (sum(solved(model, task, 40, "d2f", block_length=4) for task in ("sort", "total")) for model in (student, tiny))
+    assert with_it >= alone + 5
+
+
 def test_it_fits_into_the_repository():
     """Would catch weights saved in float32 by mistake."""
     assert sum(file.stat().st_size for file in Path(command_line.TINY).iterdir()) < 12e6

@@ -128,7 +128,10 @@ def test_a_filter_is_tied_to_its_block_length():
     for length in (4, 24):
         with pytest.raises(ValueError, match=f"block_length is {length}, expected 8, which is what this strategy was made for"):
             run(0, "learn2pd", filter=FILTER, block_length=length)
-    assert Strategy(build("learn2pd", filter=FILTER).rule, cached("dual"), serial)  # by hand it is anyone's
+    by_hand = Strategy(build("learn2pd", filter=FILTER).rule, cached("dual"), serial)  # by hand it is anyone's
+    assert run(0, by_hand, block_length=8).nfe
+    with pytest.raises(ValueError, match="block_length is 4, expected 8, which the filter is for"):
+        run(0, by_hand, block_length=4)
 
 
 def test_a_file_that_is_no_filter_is_refused(tmp_path):

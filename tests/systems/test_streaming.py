@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from conftest import EOS, random_model
 from dllm import Canvas, Settings
-from shared import LENGTHS, ONE, answers, changed, committed, refused, run, same, seeds
+from model import Pass
+from shared import CACHES, LENGTHS, ONE, answers, changed, committed, refused, run, same, seeds, views
 from strategies import Strategy, Window, build
+from strategies.d2f import block_causal
 from strategies.fast_dllm import cached, threshold_rule
-from strategies.llada import full, serial
+from strategies.llada import full, quota, serial
 from strategies.streaming import pruned
 
 
@@ -76,3 +78,12 @@ def test_it_differs_where_it_prunes():
 def test_a_wrong_setting_is_named(settings, message):
     """Would catch a mistake that surfaces later, or as something else."""
     refused(random_model(0), "streaming", message, **settings)
+
+
+def test_a_view_that_shows_less_already_is_not_pruned():
+    """Would catch slots that become visible by pruning, and a tensor error for a mask, gaps or layers of a view's own."""
+    growing = lambda s, window: Pass(slice(window.final, window.end), slice(0, window.end))
+    others = [view for name, view in views("dkv", "sparse", "dllm-cache").items() if name not in CACHES]
+    for view in (growing, block_causal(), *others):
+        with pytest.raises(ValueError, match="a view can be pruned that shows all slots, without a mask or gaps"):
+            run(0, Strategy(quota, pruned(view, 2), serial))
