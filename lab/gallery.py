@@ -1,4 +1,5 @@
-"""The pictures of docs/watching.md, made by the tools they show: `python -m lab.gallery`.
+"""The pictures of docs/watching.md, made by the tools they show, and the README's:
+`python -m lab.gallery`.
 
 Make them anew when the model or a tool changes. Left out on purpose: any retouching, but that the
 SVG names no font of a server.
@@ -13,15 +14,15 @@ from pathlib import Path
 from rich.console import Console
 
 from dllm import prepare, stream
-from lab import command_line, trace
+from lab import command_line, pictures, trace
 from lab.command_line import TINY, encode, use_threads
 from lab.watch import Observer
 from load_weights import load_model, load_tokenizer
 
 FOLDER = Path(__file__).parent.parent / "docs" / "gallery"
-PROMPT = (
-    "Tom has 12 boxes of 9 apples each. He buys 17 more and gives away 38. Then he eats 3 apples. "
-    "How many apples does Tom have?"
+PROMPT = (  # held out from the training of the embedded model
+    "Ann had 6 shelves with 2 leaves each and got 26 more leaves. After that, she got 4 more "
+    "leaves. After that, Ann gave 8 of them to her uncle. How many leaves does Ann have?"
 )
 RUNS = {"fast-dllm": ["--cache", "dual", "--threshold", "0.9"], "llada": ["--steps", "32"]}
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -47,6 +48,12 @@ def draw_terminal() -> None:
     (FOLDER / "watch.svg").write_text(svg, encoding="utf-8")
 
 
+def draw_for_readme() -> None:
+    """The decode and the curve at its top."""
+    pictures.draw_decode(FOLDER / "decode.svg", load_model(TINY), load_tokenizer(TINY), PROMPT)
+    pictures.draw_curve(FOLDER / "curve.svg")
+
+
 def draw_page(page: Path, fragment: str, picture: str, width: int, *flags: str) -> None:
     """What a browser window shows of a page, as a PNG."""
     to = [f"--screenshot={FOLDER / picture}", f"--window-size={width},720", *flags]
@@ -57,6 +64,9 @@ def draw_page(page: Path, fragment: str, picture: str, width: int, *flags: str) 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     draw_terminal()
+    draw_for_readme()
+    if BROWSER is None:
+        return print("drawn but for what a browser shows: there is no chromium on the PATH")
     files, page = [str(FOLDER / f"{strategy}.jsonl") for strategy in RUNS], FOLDER / "page.html"
     for file, (strategy, own) in zip(files, RUNS.items()):
         where = ["--gen-length", "64", "--trace", file]
