@@ -30,6 +30,12 @@ BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
 
 
+def draw_for_readme() -> None:
+    """The decode and the curve at its top."""
+    pictures.draw_decode(FOLDER / "decode.svg", load_model(TINY), load_tokenizer(TINY), PROMPT)
+    pictures.draw_curve(FOLDER / "curve.svg")
+
+
 def draw_terminal() -> None:
     """One picture of --watch --explain, a quarter into the answer."""
     model, tokenizer = load_model(TINY), load_tokenizer(TINY)
@@ -46,12 +52,6 @@ def draw_terminal() -> None:
     svg = console.export_svg(title="python dllm.py --watch --explain")
     svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
     (FOLDER / "watch.svg").write_text(svg, encoding="utf-8")
-
-
-def draw_for_readme() -> None:
-    """The decode and the curve at its top."""
-    pictures.draw_decode(FOLDER / "decode.svg", load_model(TINY), load_tokenizer(TINY), PROMPT)
-    pictures.draw_curve(FOLDER / "curve.svg")
 
 
 def draw_page(page: Path, fragment: str, picture: str, width: int, *flags: str) -> None:
