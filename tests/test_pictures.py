@@ -78,9 +78,11 @@ def test_what_is_watched_begins_with_words(capsys):
     """Would catch an example for --watch that writes the end of an answer before its first word."""
     flags = re.search(rf'^python dllm.py --prompt "{re.escape(PROMPT)}" (.*--watch.*)$', README, re.MULTILINE)[1].split()
     frames = re.findall(r"^ +\d+  (.*)$", asked(flags, capsys)[1], re.MULTILINE)
-    assert len(frames) > 3 and all(re.search(r"\w", frame.partition(ENDED)[0]) for frame in frames)
+    before = [frame.partition(ENDED)[0] for frame in frames if ENDED in frame]
+    assert before and all(re.search(r"\w", words) for words in before)
     frames = re.findall(r"^ +\d+  (.*)$", asked([*flags, "--block-length", "32"], capsys)[1], re.MULTILINE)
-    assert not re.search(r"\w", frames[0])  # negative control: in one block the end comes first
+    before = [frame.partition(ENDED)[0] for frame in frames if ENDED in frame]
+    assert not re.search(r"\w", before[0])  # negative control: in one block the end comes first
 
 
 def test_a_rule_of_ones_own_does_what_its_page_says(capsys):
