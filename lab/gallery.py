@@ -1,4 +1,5 @@
-"""The pictures of docs/watching.md, made by the tools they show: `python -m lab.gallery`.
+"""The pictures of docs/watching.md, made by the tools they show, and the README's:
+`python -m lab.gallery`.
 
 Make them anew when the model or a tool changes. Left out on purpose: any retouching, but that the
 SVG names no font of a server.
@@ -13,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dllm import prepare, stream
-from lab import command_line, trace
+from lab import command_line, pictures, trace
 from lab.command_line import TINY, encode, use_threads
 from lab.watch import Observer
 from load_weights import load_model, load_tokenizer
@@ -27,6 +28,12 @@ RUNS = {"fast-dllm": ["--cache", "dual", "--threshold", "0.9"], "llada": ["--ste
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
+
+
+def draw_for_readme() -> None:
+    """The decode and the curve at its top."""
+    pictures.draw_decode(FOLDER / "decode.svg", load_model(TINY), load_tokenizer(TINY), PROMPT)
+    pictures.draw_curve(FOLDER / "curve.svg")
 
 
 def draw_terminal() -> None:
@@ -57,6 +64,9 @@ def draw_page(page: Path, fragment: str, picture: str, size: str, *flags: str) -
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     draw_terminal()
+    draw_for_readme()
+    if BROWSER is None:
+        return print("drawn but for what a browser shows: there is no chromium on the PATH")
     files, page = [str(FOLDER / f"{strategy}.jsonl") for strategy in RUNS], FOLDER / "page.html"
     for file, (strategy, own) in zip(files, RUNS.items()):
         where = ["--gen-length", "64", "--trace", file]
