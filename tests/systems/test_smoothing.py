@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import MASK, random_model, random_prompt
-from dllm import decode, generate
+from dllm import decode, generate, prepare, stream
 from kernels import Scores
 from lab.oracle import Oracle
 from shared import CACHES, LENGTHS, answers, changed, refused, rules, run, same, seeds, views
@@ -39,17 +39,19 @@ def test_a_weight_of_zero_is_the_plain_decoder(seed, cache, threshold):
 def test_it_adds_the_expected_embedding_of_the_step_before(seed):
     """Would catch a weight of another step, written cells that are softened, and masks behind the block that are not: dInfer softens
     every mask it has computed, and so a block begins with what the one before expected of it."""
-    model, prompt = copy.deepcopy(random_model(seed)).double(), random_prompt(seed, 5)
-    table, canvas, expected = model.wte.weight, torch.tensor([prompt + [MASK] * 24]), torch.zeros(1, 29, 40).double()
-    softened = {"weight": 0.1, "growth": 0.03, "max_weight": 0.2, "fall": 0.2, "threshold": 0.5}
-    for t, step in enumerate(decode(model, prompt, "smoothing", cache="none", **softened, **LENGTHS)):
-        span = slice(step.window.start, step.window.end)
-        logits = model(canvas, added=(expected * (canvas == MASK)[..., None]) @ table)
+    model = random_model(seed)
+    table, softened = model.wte.weight, {"weight": 0.15, "growth": 0.02, "max_weight": 0.2, "fall": 0.2, "threshold": 0.5, "cache": "none"}
+    s = prepare(model, random_prompt(seed, 5), "smoothing", LENGTHS | softened)
+    added, canvas = torch.zeros(1, 29, 32), s.x.clone()  # each forward from what the one before has left: errors do not add up
+    for t, step in enumerate(stream(s)):
+        logits = model(canvas, added=added * (canvas == MASK)[..., None])
         logits[..., MASK] = -torch.inf
-        torch.testing.assert_close(step.logits, logits[:, span], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(step.logits, logits[:, step.window.start : step.window.end], rtol=1e-3, atol=1e-3)
         sure, passing = step.scores.confidence[step.candidates], max(0.5, 1 - 0.2 * t)
         assert step.commit[step.candidates].equal(sure >= passing) or (sure < passing).all() or (sure - passing).abs().min() < 1e-5
-        canvas, expected = step.x.clone(), min(0.1 + 0.03 * t, 0.2) * logits.float().softmax(-1).double()
+        expected = min(0.15 + 0.02 * t, 0.2) * logits.softmax(-1) @ table * (canvas == MASK)[..., None]
+        added, canvas = s.strategy.forward.soft.clone(), step.x.clone()
+        torch.testing.assert_close(added, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_what_is_as_sure_as_the_surest_is_written_with_it():
