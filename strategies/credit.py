@@ -53,6 +53,6 @@ def credit(
     gamma: power of the confidence that is earned; below 1 it lifts the unsure
     beta: share of the credit that is kept from forward to forward
     """
-    view = cached(cache, prefix_look, after_look)
+    view = cached(cache, prefix_look=prefix_look, after_look=after_look)
     forward = Credit(alpha, gamma, beta)
     return Strategy(threshold_rule(threshold), view, serial, forward=forward)

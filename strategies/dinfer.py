@@ -40,4 +40,6 @@ def dinfer(
     rule = sure_enough(now) if low is None else one_a_run(now, low)
     if alpha:
         forward = Credit(alpha, gamma, beta, inside=forward)
-    return Strategy(rule, cached(cache, prefix_look, after_look), serial, forward=forward)
+    return Strategy(
+        rule, cached(cache, prefix_look=prefix_look, after_look=after_look), serial, forward=forward
+    )

@@ -19,7 +19,7 @@ Before = Annotated[int | None, SIDE.format("before")]
 After = Annotated[int | None, SIDE.format("behind")]
 
 
-def cached(cache: CacheName, prefix_look: Before = None, after_look: After = None) -> View:
+def cached(cache: CacheName, *, prefix_look: Before = None, after_look: After = None) -> View:
     """Recompute all at the start of a block, then less: prefix the block and all behind it, dual
     only the block, vicinity the block and some slots on either side (dInfer). frozen is a prefix
     that is never refreshed: it recomputes the block, and what was not final when it was last
@@ -88,4 +88,4 @@ def fast_dllm(
     factor: replaces the threshold: commit the r surest while (r + 1) * (1 - confidence) <= factor
     """
     rule = threshold_rule(threshold) if factor is None else factor_rule(factor)
-    return Strategy(rule, cached(cache, prefix_look, after_look), serial)
+    return Strategy(rule, cached(cache, prefix_look=prefix_look, after_look=after_look), serial)

@@ -44,4 +44,6 @@ def hierarchy(
     cache: as in fast-dllm; dInfer's own is vicinity
     """
     require(low <= high, "low", low, f"at most high={high:g}")
-    return Strategy(one_a_run(high, low), cached(cache, prefix_look, after_look), serial)
+    return Strategy(
+        one_a_run(high, low), cached(cache, prefix_look=prefix_look, after_look=after_look), serial
+    )

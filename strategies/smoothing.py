@@ -94,6 +94,6 @@ def smoothing(
     max_weight: what the weight stops at
     fall: by how much the threshold sinks in each forward, from 1; none starts where it ends
     """
-    view = cached(cache, prefix_look, after_look)
+    view = cached(cache, prefix_look=prefix_look, after_look=after_look)
     soft = Smoothing(weight, growth, max_weight)
     return Strategy(sure_enough(sinking(threshold, fall)), view, serial, forward=soft)

@@ -135,7 +135,7 @@ def test_the_header_says_what_was_run(saved, capsys, tmp_path):
     header, *forwards = traces.read(path)
     assert code == 0 and header["strategy"] == {
         "name": "fast-dllm",
-        "settings": {"cache": "prefix", "threshold": 0.4, "factor": None},
+        "settings": {"cache": "prefix", "threshold": 0.4, "factor": None, "prefix_look": None, "after_look": None},
         "exact": False,
     }
     assert header["settings"]["gen_length"] == 16 and header["settings"]["eos"] == "fill"

@@ -31,7 +31,7 @@ def command_of(page: str) -> list[str]:
 
 def try_of(page: str) -> tuple[list[str], str]:
     """The lines of the table under **Try.**, and all the words around it."""
-    text = page.partition("\n**Try.**")[2]
+    text = page.partition("\n**Try.**")[2].partition("\n## ")[0]
     lines = re.findall(r"^\|.*$", text, re.MULTILINE)
     return lines, re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)
 
