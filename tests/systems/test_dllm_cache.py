@@ -120,6 +120,13 @@ def test_what_is_not_renewed_stays_but_for_the_values(renew):
     assert cache.k[:, :, :, :6].equal(k[:, :, :, :6]) and cache.v[:, :, :, :6].equal(v[:, :, :, :6])
 
 
+def test_only_a_share_of_none_keeps_the_values():
+    """Would catch a strategy that renews values with rho = 0, or, where rho is small, none."""
+    for share in (0.0, 0.01):
+        step = next(decode(random_model(0), [1, 2, 3], "dllm-cache", transfer_ratio=share, **LENGTHS))
+        assert step.at.layer.args[2] == (share > 0)
+
+
 def test_it_differs_where_it_approximates():
     """Negative controls: at ordinary settings each of these changes some tokens."""
     assert changed("dllm-cache", {}, "llada", {}) >= 3
