@@ -12,17 +12,21 @@ from pathlib import Path
 import pytest
 
 from conftest import random_filter
+from course import __main__ as course
+from course import rank
+from course.grade import sft_loss
 from lab import bench, calibrate, command_line, filter, gallery, trace, train
 from strategies import STRATEGIES, options
 from test_goldens import CASES, RELATED
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "course" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SOLUTIONS = ROOT / "course" / "solutions"
 COMMANDS = [
     (page.name, line.strip())
-    for page in PAGES
+    for page in [*PAGES, *sorted((ROOT / "course").glob("[0-9]*.py"))]
     for line in page.read_text().splitlines()
-    if re.match(r"(    )?(echo .* \| )?(python|python3) ", line)
+    if re.match(r" *(echo .* \| )?(python|python3) ", line)
 ]
 
 
@@ -130,9 +134,12 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
         assert '"answer": ' in Path("answers.jsonl").read_text()
         return
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"What is 2 + 3?\n")))  # for a conversation
-    words = [word.replace("docs/my_rule.py", str(ROOT / "docs" / "my_rule.py")) for word in words]
+    words = [word.replace("docs/my_rule.py", f"{ROOT}/docs/my_rule.py") for word in words]
+    words = [re.sub("^course/(solutions/)?(?=[0-9])", f"{SOLUTIONS}/", word) for word in words]
     if words[1] == "dllm.py":
         command_line.main(words[2:])
+    elif words[2].partition(".")[0] == "course":
+        return course_command(words[2:], monkeypatch)
     elif words[1:3] == ["-m", "lab.bench"]:
         small = {"oracle": ["--limit", "20"]}
         small["speed"] = ["--shapes", "tiny", "--caches", "dual", "--batch", "1", "--rounds", "1", "--dtype", "float32"]
@@ -162,6 +169,21 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
         assert Path(asked[0].out).parts[0] == "runs" or asked[0].replace
         return
     assert capsys.readouterr().out  # a line at least: the tiny model may have nothing to say to what 8B weights are asked
+
+
+def course_command(words, monkeypatch) -> None:
+    """The same of the course, whose exercises are solved: python -m course, course.grade.sft_loss."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the processes that grade
+    monkeypatch.setattr(rank, "ASKED", rank.ASKED | {"limit": 1})
+    if words[0] == "course.grade.sft_loss":
+        monkeypatch.setattr(sys, "argv", [*words[:-1], "1"])
+        return sft_loss.main()
+    if words[1:2] not in (["rank"], ["figures"]):
+        words = [word for word in words if word not in ("--watch", "course/solutions")]
+        words = [*words, *["--in"] * ("--in" not in words), str(SOLUTIONS)]
+        words += ["1"] * (not any(word.isdigit() for word in words))  # all take a minute
+    if words[1:] != ["rank", "--measure"]:
+        assert course.main(words[1:]) == 0
 
 
 BLOCKS = [
