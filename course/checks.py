@@ -20,10 +20,16 @@ from dllm import Result, Step, decode, generate
 from kernels import Scores
 from lab.tasks import check, problems
 from load_weights import load_model, load_tokenizer
+from model import Pass
 from strategies import Strategy, Window
 
 ROOT = Path(__file__).parent.parent
 CONFIDENCE = [0.95, 0.80, 0.60, 0.92, 0.70, 0.30, 0.76, 0.50]  # the example of docs/idea.md
+# a story whose sums wait for each other
+QUESTION = (
+    "Tom has 12 boxes of 9 apples each. He buys 17 more and gives away 38. Then he eats 3 apples. "
+    "How many apples does Tom have?"
+)
 WIDTH = 12  # cells that are drawn of a longer line
 
 
@@ -37,7 +43,11 @@ def drawn(yours: list, expected: list, first: int = 0, **facts: list) -> str:
     start = max(0, min(off.index(True) - WIDTH // 2, len(off) - WIDTH)) if any(off) else 0
     cells = list(range(first, first + len(yours)))
     rows = {"cell": cells} | facts | {"yours": yours, "expected": expected}
-    rows |= {"": ["^" if wrong else "" for wrong in off]}
+    return columns(start=start, **rows | {"": ["^" if wrong else "" for wrong in off]})
+
+
+def columns(start: int = 0, **rows: list) -> str:
+    """Lines with a name each, whose cells stand under each other: WIDTH of them from `start` on."""
     rows = {name: list(map(shown, row[start : start + WIDTH])) for name, row in rows.items()}
     width = max(len(text) for row in rows.values() for text in row) + 1
     lines = (f"  {n:<10}" + "".join(text.rjust(width) for text in row) for n, row in rows.items())
@@ -60,6 +70,19 @@ def cells(result, scores: Scores, candidates: Tensor, *_) -> Tensor:
     if not right or result.shape != candidates.shape:
         raise Wrong(f"the rule returned {kind(result)}; expected {kind(candidates)}: True to write")
     return result & candidates
+
+
+def a_pass(result, *_) -> Pass:
+    """The form of a view: a Pass whose query and visible are slots, or None."""
+    if not isinstance(result, Pass):
+        raise Wrong(f"the view returned {kind(result)}; expected a Pass")
+    for name in ("query", "visible"):
+        slots = getattr(result, name)
+        whole = isinstance(slots, slice) and None not in (slots.start, slots.stop)
+        right = isinstance(slots, Tensor) and slots.dtype is torch.int64 and slots.dim() == 1
+        if not (slots is None or whole or right):
+            raise Wrong(f"`{name}` is {kind(slots)}: expected a slice with both ends or int64 [n]")
+    return result
 
 
 def kind(value) -> str:
@@ -127,6 +150,16 @@ def told(case: Case, n: int, scores, candidates, window, yours, expected) -> str
     facts |= {"entropy": case.entropy[n]} if case.entropy else {}
     facts["masked"] = ["#" if cell else "-" for cell in candidates[n].tolist()]
     return f"{case.says}{f' ({about})' if about else ''}\n\n{drawn(yours, expected, **facts)}"
+
+
+def on_canvas(slots, count: int) -> list:
+    """Which of the canvas's slots these are; out of order, or beyond its end, it is Wrong."""
+    if slots is None:
+        return [False] * count
+    listed = list(range(slots.start, slots.stop)) if isinstance(slots, slice) else slots.tolist()
+    if listed != sorted(set(listed)) or (listed and not 0 <= listed[0] <= listed[-1] < count):
+        raise Wrong(f"slots {listed} of a canvas of {count}: expected each once, in order")
+    return [slot in listed for slot in range(count)]
 
 
 # --- the real loop --------------------------------------------------------------------------------

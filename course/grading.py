@@ -14,8 +14,8 @@ How an exercise is declared
 
 A form takes what the student's function returned, and what it was given, raises Wrong in a sentence
 if that is of another type, shape or dtype, and returns it. A check takes the student's parts, by
-name as attributes, and raises Wrong, whose message ends in drawn cells; what the last one returns
-is the score. course/checks.py has those that most exercises share.
+name as attributes, and raises Wrong, whose message ends in drawn cells; what one returns is the
+score. course/checks.py has those that most exercises share.
 
 A student's function is handed tensors that are looked at again afterwards, and has SECONDS of
 computing for a call. Left out on purpose: protection from malice. A file runs with all rights of
@@ -90,7 +90,7 @@ def grade(file: Path, tell: Callable[[str], None] = lambda check: None) -> dict:
         score = None
         for found["check"], check in checks.items():
             tell(found["check"])
-            score = check(parts)
+            score = check(parts) or score
             found["passed"].append(found["check"])
     except NotImplementedError as error:
         return found | {"message": f"{where(error, file)}: this is for you to write"}

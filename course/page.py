@@ -3,7 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from course.checks import projects, prompts, split, tiny
+from course.checks import QUESTION, projects, split, tiny
 from course.grading import DEFAULT, grader, load, refuse, said
 from dllm import prepare, stream
 from lab.trace import Recorder, write_page
@@ -29,10 +29,11 @@ def write(path: str, file: Path) -> None:
 
 
 def records(module, parts: SimpleNamespace, name: str) -> list[dict]:
-    """The trace of a decode of the first story."""
+    """The trace of a decode of the story."""
     model, tokenizer = getattr(module, "MODEL", tiny)()
     own, common = split({"gen_length": 64} | module.SEE)
-    canvas = prepare(model, prompts(1), module.strategy(parts, **own), common)
+    prompt = tokenizer.encode_chat([{"role": "user", "content": QUESTION}])
+    canvas = prepare(model, prompt, module.strategy(parts, **own), common)
     recorder = Recorder(canvas, tokenizer, 0)
-    header = recorder.header(name, own)
+    header = recorder.header(name, own, QUESTION)
     return [header, *map(recorder.forward, stream(canvas))]

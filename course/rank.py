@@ -18,7 +18,7 @@ from pathlib import Path
 from course.checks import cells
 from course.grading import DEFAULT, Endless, Part, load, refuse, said
 from dllm import generate
-from lab.compare import STORIES, Contender, contender, decode_all, figures
+from lab.compare import STORIES, Contender, contender, decode_all
 from lab.report import replace_file, table
 from strategies import Strategy
 from strategies.fast_dllm import cached
@@ -47,13 +47,13 @@ WIDTH = {
 
 def measure(contenders: list[Contender], **asked) -> dict[str, dict[str, float]]:
     """Right answers, of a hundred, with their 95 % interval; forwards and rows of a story."""
-    own = {"model": None, "adapter": None, "device": "cpu", "dtype": "float32"}
-    sums = decode_all(Namespace(**own, **ASKED | asked), contenders, list(STORIES))["all"]
-    found = {}
-    for label, counted in sums.items():
-        f = figures(counted, None) | {"right": 100 * counted["right"] / counted["problems"]}
-        found[label] = {name: round(f[name], 4) for name in COUNTED}
-    return found
+    own = {"model": None, "adapter": None, "device": "cpu", "dtype": "float32", "eos": "own"}
+    tally = decode_all(Namespace(**own, **ASKED | asked), contenders, list(STORIES))
+    for label, why in tally.without.items():
+        raise ValueError(f"{label}: {why}")
+    found = tally.figures([c.label for c in contenders], "")["all"]
+    found = {label: f | {"right": 100 * f["accuracy"]} for label, f in found.items()}
+    return {label: {name: round(f[name], 4) for name in COUNTED} for label, f in found.items()}
 
 
 def contends(label: str, rule, cache: str = "dual") -> Contender:
