@@ -29,11 +29,10 @@ anything; `length` is at least 2, every string is equally likely and listed once
 Before you compute: which of the two is harder for a long string? Grade it with
 `python -m course 6`: your languages become oracles, the real decoder writes 2,000 strings of them
 in one forward each, and your number is held against the count. When it passes, compute both for a
-length of 100: one is 1e-15. Why is the other more than a third?
+length of 100: one is 1e-15. Why is the other more than a third? For the five other languages the
+columns "theory" and "all at once" of this stand beside each other:
 
     python -m lab.bench oracle
-    python dllm.py --model oracle:permutation-6 --prompt go --gen-length 6 --block-length 6 \
-        --strategy llada --steps 1 --temperature 1 --watch
 """
 
 from collections.abc import Iterable

@@ -30,10 +30,11 @@ the surest drawn token is written alone. Mind what has been written already: in 
 of a permutation the masks are sure of other things than in the first.
 
 Grade it with `python -m course 7`: the real decoder runs with a threshold just above yours, which
-must never fail, and just below, which must. When it passes, watch one fail that looked safe:
+must never fail, and just below, which must. When it passes, watch one fail: the first command of
+docs/oracle.md with `--threshold 0.5 --seed 2 --explain` writes BCFEDD. In the table of the second,
+how good is each rule in permutation, and in how many forwards?
 
-    python dllm.py --model oracle:permutation-6 --prompt go --gen-length 6 --block-length 6 \
-        --temperature 1 --threshold 0.5 --seed 3 --watch 1 --explain
+    python -m lab.bench oracle
 
 Then say why no threshold below 1 is safe for all languages, and why a factor of 1 (exercise 3) is.
 """

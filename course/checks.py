@@ -238,6 +238,7 @@ def first_difference(model, prompt, mine: Strategy, own: Strategy, **common) -> 
 def written(a: Step, b: Step, row: int) -> str:
     """What two steps on the same canvas wrote in a row of the batch."""
     facts = {"confidence": [round(c, 3) for c in b.scores.confidence[row].tolist()]}
+    facts["doubt"] = [float(f"{doubt:.1g}") for doubt in b.scores.doubt[row].tolist()]
     facts["masked"] = ["#" if cell else "-" for cell in b.candidates[row].tolist()]
     yours, expected = (step.commit[row].tolist() for step in (a, b))
     if yours == expected:  # the same cells, but other tokens

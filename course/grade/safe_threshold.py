@@ -57,8 +57,7 @@ def above(mine) -> dict:
                 f"{int((~valid).sum())} of {RUNS} decodes are no string of the language:\n\n"
                 f"{columns(**cells)}\n\nWhat was written in one forward did not see each other."
             )
-        forwards = round(sum(result.forwards) / RUNS, 2)
-        score[f"{name} of {length}"] = [round(number, 4), forwards]
+        score[f"{name} of {length}"] = [round(number, 4), round(PARTS[name].own(length), 4)]
     return score
 
 

@@ -108,7 +108,7 @@ def counted(mine) -> dict:
                 f"{told}. Written in one forward each, {valid} were of the language.\n\n"
                 f"{columns(**rows)}"
             )
-        score[f"{name} of {n}"] = [round(number, 4), round(valid / RUNS, 4)]
+        score[f"{name} of {n}, predicted and counted"] = [round(number, 4), round(valid / RUNS, 4)]
     return score
 
 
