@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from course import process
 from course.grading import grade, grader
 
 ROOT = Path(__file__).parent.parent
@@ -251,6 +252,15 @@ def test_a_class_is_a_table(classroom):
     found = json.loads(run(1, "--in", classroom, "--json").stdout)
     assert found["bob"][0]["score"]["rows"][0] == found["bob"][0]["score"]["rows"][1]
     assert found["cy"][0]["message"] == "its process ended with code 7"
+
+
+def test_a_file_that_waits_is_ended(tmp_path, monkeypatch):
+    """Would catch a grader that waits with it: what only sleeps, or catches what is to end it, uses up no limit of computing."""
+    monkeypatch.setattr(process, "PATIENCE", 1)
+    file = tmp_path / "01_quota.py"
+    file.write_text("import time\n\ntime.sleep(3600)\n")
+    (found,) = process.graded([file])
+    assert (found["status"], found["check"]) == ("failed", "loads") and "ended after 1 s: an endless loop, or a wait?" in found["message"]
 
 
 def test_one_exercise_of_one_student(classroom, tmp_path):
