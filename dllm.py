@@ -6,7 +6,7 @@
 
 The canvas is the prompt followed by `gen_length` masks. strategies/ holds the systems, a file each,
 and what their parts are made of. Left out on purpose: the network (model.py), scores from logits
-(kernels.py), files (load_weights.py), likelihood evaluation.
+(kernels.py), files (load_weights.py), likelihoods (lab/likelihood.py).
 
 Letters: B batch, b its unfinished rows, S canvas, P prompt, L block length, n blocks in the window
 (or on the canvas), Q positions computed in one forward, V vocabulary.

@@ -483,6 +483,8 @@ LINES = [
     ("lab.bench", "oracle --limit 2 --length 4 --seed 1", "--limit 2"),
     ("lab.bench", "speed --caches dual,none --gen-length 96 --block-length 32 --prompt-length 8", "--shapes tiny --batch 1 --rounds 1"),
     ("lab.calibrate", "graph.json --nodes 2 --threshold 0.5", f"--limit 1 --model {TINY}"),
+    ("lab.likelihood", "--prompt a --answer abc --order 2,0,1 --seed 3 --batch-size 2 --raw", "--model checkpoint --samples 3"),
+    ("lab.likelihood", "--model oracle:bits-4 --prompt go --answer ABBA --order random --samples 4", ""),
     ("lab.trace", "run.jsonl --out two.html", ""),
     ("lab.train", "--steps 1 --seed 2 --muon 0.02", f"{TRAINED} --width 24 --layers 1 --heads 1 --ffn 16"),
     ("lab.train", "d2f --steps 1 --seed 2", f"{TRAINED} --teacher {TINY}"),

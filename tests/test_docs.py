@@ -15,7 +15,7 @@ from conftest import random_filter
 from course import __main__ as course
 from course import rank
 from course.grade import sft_loss
-from lab import bench, calibrate, command_line, filter, gallery, trace, train
+from lab import bench, calibrate, command_line, filter, gallery, likelihood, trace, train
 from strategies import STRATEGIES, options
 from test_goldens import CASES, RELATED
 
@@ -147,6 +147,8 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
         if words[3] == "results":
             return  # which tests/test_compare.py runs
         bench.main([word for word in words[3:] if word != "--compile"] + small[words[3]])
+    elif words[1:3] == ["-m", "lab.likelihood"]:
+        likelihood.main(words[3:])
     elif words[1:3] == ["-m", "lab.trace"]:
         for name in words[3:-2]:
             Path(name).parent.mkdir(parents=True, exist_ok=True)
