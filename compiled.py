@@ -308,7 +308,7 @@ def compile_model(model: LLaDA) -> tuple[LLaDA | Compiled, Callable, Callable[[]
     """What a decode uses of a model that is to be compiled: its forward, scores and clock."""
     score = compile_score(model.device)
     # not split over processes
-    whole = isinstance(model, LLaDA) and type(model.ff_out.weight) in (Tensor, nn.Parameter)
+    whole = isinstance(model, LLaDA) and not hasattr(model.ff_out.weight, "device_mesh")
     if score is kernels.score or not whole:
         return model, score, time.perf_counter
     if "fast" not in vars(model):  # kept beside the model: the next decode finds its programs
