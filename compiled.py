@@ -151,10 +151,10 @@ class Compiled:
         weakref.finalize(lent, free.append, memory).atexit = False
         return lent
 
-    def score(self, logits: Tensor, noise: Tensor | None = None) -> kernels.Scores:
-        key = ("scores", logits.shape[-1], noise is not None)
-        fast = partial(self.fast_score, logits, noise)
-        return self.run(key, fast, partial(self.eager_score, logits, noise))
+    def score(self, *given) -> kernels.Scores:
+        """As kernels.score."""
+        key = ("scores", given[0].shape[-1])
+        return self.run(key, partial(self.fast_score, *given), partial(self.eager_score, *given))
 
     def __call__(self, ids: Tensor, at: Pass = Pass(), cache=None, start=None, added=None):
         """As LLaDA.forward."""
@@ -282,26 +282,21 @@ def replay(graphs: dict[tuple, Graph], key: tuple, forward: Callable, **given) -
 @functools.cache
 def compile_score(device: torch.device) -> Callable:
     """kernels.score under torch.compile, or as it is, after one line, where nothing can compile."""
-    fast = torch.compile(kernels.score, dynamic=True)
-
-    def flat(logits: Tensor, noise: Tensor | None = None) -> kernels.Scores:
-        """Score [N, V]: with a dimension for the batch, a batch of one would be compiled apart."""
-        rows = logits.flatten(0, -2)
-        if device.type == "cpu":
-            rows = rows.float()  # 32 x 32000 in 3.7 ms for 9.6: a CPU's code is slow over bfloat16
-        rows = fast(rows, None if noise is None else noise.flatten(0, -2))
-        return kernels.Scores(*(score.view(logits.shape[:-1]) for score in rows))
+    functions = kernels.surest, kernels.entropy
+    fast = {function: torch.compile(function, dynamic=True) for function in functions}
+    run = lambda function, *tensors: fast[function](*tensors)
+    score = partial(kernels.score, run=run)
 
     began = time.perf_counter()
     try:
         with torch.inference_mode():  # as decoding calls it: another mode would compile anew
-            flat(torch.zeros(2, 4, 16, device=device))
+            score(torch.zeros(2, 4, 16, device=device)).entropy
     except Exception as error:  # a missing C++ compiler or Triton surfaces as one of many types
         reason = str(error).strip().splitlines()[0]
         print(f"torch.compile is not available here, staying eager: {reason}", file=sys.stderr)
         return kernels.score
     report("the scores", time.perf_counter() - began)
-    return flat
+    return score
 
 
 def compile_model(model: LLaDA) -> tuple[LLaDA | Compiled, Callable, Callable[[], float]]:

@@ -96,7 +96,7 @@ def loop(s: "Canvas") -> "Iterator[Step]":
         at = strategy.view(s, window)
         logits = s.logits(window, at)  # [b, n * L, V]
         noise = kernels.gumbel(logits, temperature, generator) if temperature else None
-        scores = s.score(logits, noise)
+        scores = s.score(logits, noise, s.x[live, span])
         ordered = s.ordered(scores, generator)
 
         candidates = s.candidates(window)  # [b, n * L]
@@ -338,13 +338,12 @@ class Canvas:
 
     def ordered(self, scores: Scores, generator: torch.Generator) -> Scores:
         """The scores with the doubt that decides which tokens are the surest."""
-        order, doubt = self.strategy.order, scores.doubt
-        if order is not None:
-            doubt = order(scores, generator)
-            check_shape("order", order, doubt, scores.doubt.shape)
+        doubt = scores.doubt
+        if order := self.strategy.order:
+            check_shape("order", order, doubt := order(scores, generator), scores.doubt.shape)
         if self.eos == "defer":
             doubt = doubt.masked_fill(self.is_end(scores.token), kernels.LARGEST)
-        return scores._replace(doubt=doubt)
+        return scores.ordered(doubt)
 
     def answers(self) -> Tensor:
         """The answers of the unfinished rows by block, int64 [b, n, L]: a copy."""

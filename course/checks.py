@@ -112,7 +112,8 @@ class Case(NamedTuple):
         doubt = torch.tensor(doubt)  # [N, L]
         confidence = 1 / (1 + doubt)
         entropy = torch.tensor(self.entropy) if self.entropy else 1 - confidence
-        scores = Scores(torch.ones_like(doubt).long(), doubt, confidence, entropy)
+        others = {"margin": confidence, "entropy": entropy}
+        scores = Scores(torch.ones_like(doubt).long(), doubt, others.get)
         candidates = torch.tensor([[cell == "#" for cell in line] for line in self.masked])
         fields = {"start": 8, "end": 8 + L, "age": 1, "final": 8, "suffix": 0, "remaining": 4}
         fields |= {"must": candidates.any(-1, keepdim=True), "live": torch.arange(N)}

@@ -176,7 +176,7 @@ def rank(doubt: Tensor, candidates: Tensor) -> Tensor:
 def choose(s, window: Window, scores: Scores, candidates: Tensor, *_) -> tuple[Tensor, Tensor]:
     """What the rule says, and the surest candidate of a block that must move and has none."""
     shape, must = candidates.shape, window.must.reshape(-1, 1)  # [b, n * L], [N, 1]
-    scores = Scores(*(each.reshape(len(must), -1) for each in scores))
+    scores = scores.each(lambda t: t.reshape(len(must), -1))
     candidates = candidates.reshape(len(must), -1)
     rule = s.strategy.rule
     chosen = rule(scores, candidates.clone(), window)  # a copy: a rule may change it

@@ -29,6 +29,6 @@ def conv(width: Count = 64, kappa: float = 1.0) -> Strategy:
         near = F.avg_pool1d(written[:, None], 2 * half + 1, 1)[:, 0] * (2 * half + 1)  # [N, L]
         weight = torch.tanh(kappa * near)
         doubt = (scores.doubt + (1 - weight)) / weight  # that of weight * confidence
-        return quota(scores._replace(doubt=doubt.clamp(max=LARGEST)), candidates, window)
+        return quota(scores.ordered(doubt.clamp(max=LARGEST)), candidates, window)
 
     return Strategy(rule, full, serial, block_length=None)

@@ -174,7 +174,9 @@ def rule_of(rng: random.Random) -> Callable:
         return scores.confidence >= number
 
     def changing(scores, candidates, window):
-        rng.choice([candidates, *scores, window.live, window.must, window.forwards]).fill_(rng.choice([0, 1]))
+        rng.choice(
+            [candidates, scores.token, scores.doubt, scores.margin, scores.standing, window.live, window.must, window.forwards]
+        ).fill_(rng.choice([0, 1]))
         return scores.confidence >= number
 
     def odd(scores, candidates, window):

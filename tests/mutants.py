@@ -297,11 +297,17 @@ model: slots of each row's own are those of the first
 scores: noise is drawn in 32 bits
     else torch.float64  =>  else torch.float32
 scores: a sampled token is as sure as the likeliest
-    sampled == token, doubt,  =>  sampled == sampled, doubt,
+    shown = against(token)  =>  shown = doubt
+scores: the best logit is not put back
+    z.scatter_(-1, token, best)  =>  z.scatter_(-1, token, best - 1)
+scores: of equal tokens the last is taken
+    .argmax(-1)  # [N]  =>  .flip(-1).argmax(-1).sub(parts.shape[1] - 1).neg()
+scores: what is asked for is computed again whenever it is read
+    @cached_property\n    def entropy  =>  @property\n    def entropy
 scores: entropy of what is forbidden is NaN
-    log_odds.clamp(min=NEVER)  =>  log_odds
+    (z - best[:, None]).clamp(min=NEVER)  =>  (z - best[:, None])
 scores: bfloat16 is not widened
-    z = logits.float()  =>  z = logits
+    z = z.float().contiguous()  =>  z = z.contiguous()
 
 
 @ load_weights.py: test_load_weights.py test_checkpoint.py test_tiny.py

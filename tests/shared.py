@@ -161,6 +161,6 @@ def committed(rule, age=1, remaining=4, suffix=0, confidence=CONFIDENCE, masked=
     """Positions a rule accepts among eight cells, of which `masked` (default all) are candidates."""
     doubt = 1 / torch.tensor([confidence]) - 1
     candidates = torch.tensor([[i in (masked or range(8)) for i in range(8)]])
-    scores = Scores(torch.zeros(1, 8, dtype=torch.int64), doubt, doubt, doubt)
+    scores = Scores(torch.zeros(1, 8, dtype=torch.int64), doubt)
     window = Window(8, 16, age, 8, suffix, remaining, **ONE)
     return (rule(scores, candidates, window) & candidates)[0].nonzero()[:, 0].tolist()

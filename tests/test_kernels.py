@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 import kernels
 
+NAMES = ("token", "doubt", "confidence", "margin", "entropy", "standing")
+
 
 def spread(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 6
@@ -38,8 +40,78 @@ def test_doubt_orders_what_float32_probabilities_cannot():
 def test_bfloat16_logits_are_scored_in_float32():
     """Would catch confidences rounded to bfloat16, where everything above 0.998 is 1."""
     logits = spread(0, 4, 30).bfloat16()
-    for half, full in zip(kernels.score(logits), kernels.score(logits.float())):
-        assert half.equal(full)
+    half, full = kernels.score(logits, stands=logits.argmin(-1)), kernels.score(logits.float(), stands=logits.argmin(-1))
+    for name in NAMES:
+        assert getattr(half, name).equal(getattr(full, name))
+
+
+def test_the_surest_are_scored_as_exactly_as_others():
+    """Would catch a doubt that is 1 / p - 1, or of which the best token was taken away: in float32 1e-9 is lost beside 1."""
+    logits = spread(0, 5, 300)
+    logits[torch.arange(5), 7] += torch.tensor([30.0, 40, 60, 80, 300])
+    scores, wide = kernels.score(logits), logits.double()
+    doubt = (wide.scatter(-1, scores.token[:, None], -torch.inf).logsumexp(-1) - wide.amax(-1)).exp()
+    torch.testing.assert_close(scores.doubt[:4], doubt[:4].float(), rtol=1e-5, atol=0)
+    assert scores.doubt[4] == 0
+    entropy = doubt + ((wide - wide.amax(-1, True)).exp() * (wide.amax(-1, True) - wide)).sum(-1)  # to first order
+    torch.testing.assert_close(scores.entropy[2:4], entropy[2:4].float(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("V", [1, 7, 128, 384, 1000])
+def test_of_equal_logits_the_first_wins(V):
+    """Would catch a search in parts that takes the last, or another part's place; 384 are three parts, 7 and 1000 have other sizes."""
+    logits = spread(V, 40, V).round()  # many are equal
+    scores, before = kernels.score(logits), logits.clone()
+    assert scores.token.equal(logits.argmax(-1)) and kernels.score(torch.zeros(3, V)).token.eq(0).all()
+    assert logits.equal(before)  # the best is put back
+
+
+def test_logits_of_any_strides_are_scored():
+    """Would catch a write into memory that rows share, and a view of what has none: scores change logits, and put them back."""
+    one = spread(0, 60)
+    for logits in (one.expand(3, 60), spread(1, 60, 3).T, spread(2, 4, 6, 60)[:, 1::2]):
+        plain = logits.clone(memory_format=torch.contiguous_format)
+        for name in ("token", "doubt", "margin", "entropy"):
+            assert getattr(kernels.score(logits), name).equal(getattr(kernels.score(plain), name))
+        assert logits.equal(plain)
+
+
+@given(seed=st.integers(0, 999))
+def test_the_odds_against_any_token_that_stands(seed):
+    """Would catch odds against the best token in the place of those against another, and what is forbidden as NaN or infinity."""
+    logits = spread(seed, 4, 6, 20)
+    logits[..., 3] = -torch.inf
+    stands = torch.randint(0, 20, (4, 6), generator=torch.Generator().manual_seed(seed))
+    scores = kernels.score(logits, stands=stands)
+    p = torch.softmax(logits.double(), dim=-1).gather(-1, stands[..., None])[..., 0]
+    torch.testing.assert_close(1 / (1 + scores.standing.double()), p, rtol=1e-3, atol=1e-7)
+    assert kernels.score(logits, stands=scores.token).standing.equal(scores.doubt)
+    assert kernels.score(logits, stands=torch.full((4, 6), 3)).standing.eq(kernels.LARGEST).all()
+
+
+def test_what_nothing_asks_for_is_not_computed():
+    """Would catch an entropy in every forward that no rule reads, and one for each rule that does: both are a pass over the logits."""
+    asked = []
+
+    def run(function, *tensors):
+        asked.append(function.__name__)
+        return function(*tensors)
+
+    scores = kernels.score(spread(0, 2, 6, 20), run=run)
+    lines = scores.each(lambda t: t.reshape(4, 3)).ordered(torch.ones(4, 3))
+    assert asked == ["surest"] and lines.doubt.eq(1).all()
+    for _ in range(2):
+        assert lines.entropy.equal(scores.entropy.view(4, 3)) and lines.margin.equal(scores.margin.view(4, 3))
+    assert asked == ["surest", "entropy"]
+
+
+def test_what_is_fused_equals_what_is_not():
+    """Would catch two definitions of the same scores: what a compiler fuses is written otherwise."""
+    logits = spread(0, 4, 6, 384)
+    logits[..., 5], logits[0, 0, 9] = -torch.inf, 90
+    one, other = (kernels.score(logits, stands=logits.argmin(-1), run=run) for run in (None, lambda function, *tensors: function(*tensors)))
+    for name in NAMES:
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-5, atol=1e-6)
 
 
 @given(seed=st.integers(0, 999), temperature=st.floats(0.1, 3))

@@ -89,7 +89,7 @@ def test_parts_inside_others_are_asked_and_copied_too():
 def test_a_block_that_must_move_does():
     """Would catch a block that need not move because a written cell of it was edited: nothing would ever fill it."""
     doubt = torch.tensor([[0.5, 0.2, 0.1, 0.3], [0.5, 0.2, 0.1, 0.3]])
-    scores, candidates = Scores(torch.full((2, 4), 7), doubt, doubt, doubt), torch.tensor([[True, True, False, False]] * 2)
+    scores, candidates = Scores(torch.full((2, 4), 7), doubt), torch.tensor([[True, True, False, False]] * 2)
     edit = torch.tensor([[False, False, True, False]] * 2)  # a written cell
     for rule, written in ((lambda *_: (edit, scores.token), edit), (lambda *_: edit, torch.zeros_like(edit))):
         window = replace(Window(0, 4, 0, 0, 0, None, **ONE), must=torch.tensor([[True], [False]]))

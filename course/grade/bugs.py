@@ -25,12 +25,13 @@ class Mutant(NamedTuple):
 
 MUTANTS = {
     "b1": Mutant("kernels", "score", {
-        "z = logits.float()": "z = logits.float() if noise is None else logits.float() + noise",
-        "(z + noise).argmax(-1)": "z.argmax(-1)",
+        "z = logits.flatten(0, -2)":
+            "z = (logits if noise is None else logits.float() + noise).flatten(0, -2)",
+        "argmax(z + noise.flatten(0, -2))": "argmax(z)",
     }),
     "b2": Mutant("dllm", "loop", {
-        "s.score(logits, noise)":
-            "s.score(logits / (temperature or 1), noise / temperature if temperature else None)",
+        "s.score(logits, noise, ":
+            "s.score(logits / (temperature or 1), noise / temperature if temperature else None, ",
     }),
     "b3": Mutant("dllm", "Canvas.forward", {
         "self.start[self.live] if self.padded else None": "None",

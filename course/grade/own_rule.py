@@ -36,7 +36,7 @@ def is_a_rule(mine: SimpleNamespace) -> None:
         for says, lines in (("asked again", [slice(0, N)]), ("alone", range(N))):
             for n in lines:
                 n = slice(n, n + 1) if isinstance(n, int) else n
-                few = Scores(*(each[n].clone() for each in scores))
+                few = scores.each(lambda t: t[n].clone())
                 own = {name: getattr(window, name)[n] for name in ("must", "live", "forwards")}
                 given = few, candidates[n].clone(), Window(**vars(window) | own)
                 pairs = zip(mine.rule(*given).tolist(), together[n].tolist())

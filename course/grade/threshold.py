@@ -45,7 +45,7 @@ def strategy(parts, threshold=0.9, cache="none", factor=None) -> Strategy:
 
     def choose(s, window: Window, scores: Scores, candidates: Tensor, *_):
         lines = len(window.must.reshape(-1))
-        asked = (Scores(*(each.reshape(lines, -1) for each in scores)),)
+        asked = (scores.each(lambda t: t.reshape(lines, -1)),)
         asked += (candidates.reshape(lines, -1), window)
         return parts.threshold(*asked, threshold=threshold).view_as(candidates), scores.token
 

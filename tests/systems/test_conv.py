@@ -32,7 +32,7 @@ def test_it_starts_where_text_stands():
 def test_the_order_of_the_surest_survives_saturation():
     """Would catch weights that are computed in probabilities: 1 - 1e-9 and 1 - 1e-12 are both 1.0 in float32, and would go by position."""
     doubt = torch.tensor([[1e-9, 1e-12, 1e-6, 1e-11]])
-    scores, window = Scores(torch.zeros(1, 4), doubt, doubt, doubt), SimpleNamespace(remaining=4)
+    scores, window = Scores(torch.zeros(1, 4), doubt), SimpleNamespace(remaining=4)
     rule = build("conv", width=400, kappa=1.0).rule
     order = [rule(scores, doubt < limit, window)[0].nonzero().item() for limit in (1.0, 1e-11, 1e-10)]
     assert order == [1, 1, 1] and rule(scores, doubt > 1e-12, window)[0].nonzero().item() == 3
@@ -46,7 +46,7 @@ def test_its_weight_is_that_of_the_paper(width, kappa, data):
     masked = torch.tensor([data.draw(st.lists(st.booleans(), min_size=L, max_size=L).filter(any))])
     written, half = [True] * half_of(width) + (~masked[0]).tolist() + [False] * half_of(width), half_of(width)
     value = [math.tanh(kappa * sum(written[i : i + 2 * half + 1])) / (1 + doubt[0, i].item()) if masked[0, i] else -1.0 for i in range(L)]
-    best = build("conv", width=width, kappa=kappa).rule(Scores(*[doubt] * 4), masked, SimpleNamespace(remaining=L))[0].nonzero().item()
+    best = build("conv", width=width, kappa=kappa).rule(Scores(doubt, doubt), masked, SimpleNamespace(remaining=L))[0].nonzero().item()
     assert value[best] >= max(value) * (1 - 1e-5)
 
 

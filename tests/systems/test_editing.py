@@ -18,7 +18,7 @@ from strategies.llada import full, serial
 
 def test_it_replaces_only_what_the_model_has_left():
     """Would catch an edit of a full block or of a finished row, and edits below the threshold. Candidates are cells 0 and 1."""
-    scores = Scores(torch.full((2, 4), 7), 1 / torch.tensor([[0.9, 0.5, 0.95, 0.6]] * 2) - 1, torch.zeros(2, 4), torch.zeros(2, 4))
+    scores = Scores(torch.full((2, 4), 7), 1 / torch.tensor([[0.9, 0.5, 0.95, 0.6]] * 2) - 1)
     candidates = torch.tensor([[True, True, False, False], [False] * 4])
     rule = build("editing", threshold=0.8, edit_threshold=0.9).rule
     write, token = rule(scores, candidates, SimpleNamespace(must=candidates.any(-1, keepdim=True)))

@@ -106,7 +106,7 @@ def test_it_works_in_a_pipeline(seed):
     steps = list(decode(random_model(seed), random_prompt(seed, 5), Strategy(rule, block_causal(), pipeline(0.1, 0.95)), **LENGTHS))
     assert not (steps[-1].x == MASK).any()
     for step in steps:
-        lines = [t.unflatten(1, (-1, 8)) for t in (*step.scores, step.candidates, step.commit)]
+        lines = [t.unflatten(1, (-1, 8)) for t in (step.scores.token, step.scores.doubt, step.candidates, step.commit)]
         for n in range(lines[0].shape[1]):
             *scores, candidates, commit = (line[:, n] for line in lines)
             assert commit.equal(rule(Scores(*scores), candidates, step.window) & candidates)

@@ -25,7 +25,7 @@ def test_quotas_share_the_masks_out_evenly_the_larger_first(masks, forwards):
     left, spent = torch.arange(12)[None] < masks, []
     for index in range(forwards):
         window = Window(0, 12, index, 0, 0, forwards - index, **ONE)
-        commit = quota(Scores(doubt, doubt, doubt, doubt), left, window) & left
+        commit = quota(Scores(doubt, doubt), left, window) & left
         spent.append(int(commit.sum()))
         left = left & ~commit
     assert spent == [masks // forwards + (i < masks % forwards) for i in range(forwards)]

@@ -59,7 +59,7 @@ def test_what_is_as_sure_as_the_surest_is_written_with_it():
     takes all within 1e-5 of the surest."""
     rule, window = build("smoothing", threshold=0.5, fall=0.5).rule, lambda t: SimpleNamespace(forwards=torch.tensor([t]))
     confidence = torch.tensor([[0.999, 0.999 - 5e-6, 0.999 - 5e-5, 0.6]])
-    scores = Scores(torch.zeros(1, 4), 1 / confidence - 1, torch.zeros(1, 4), torch.zeros(1, 4))
+    scores = Scores(torch.zeros(1, 4), 1 / confidence - 1)
     masked = torch.tensor([[True] * 4])
     assert rule(scores, masked, window(0)).tolist() == [[True, True, False, False]]
     assert rule(scores, masked & (confidence < 0.9), window(0)).tolist()[0][3]  # of the masks, not of what is written
