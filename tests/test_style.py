@@ -16,7 +16,7 @@ PAPERS = ("llada", "fast_dllm", "localleap", "streaming", "d2f", "ar")
 # files, and the number of lines that they stay below, together
 BUDGETS = {
     "the decoder, five papers and ar": (
-        ["dllm.py", "checks.py", "model.py", "kernels.py", "load_weights.py", "strategies/__init__.py", *(f"strategies/{p}.py" for p in PAPERS)], 2200,
+        ["dllm.py", "checks.py", "model.py", "kernels.py", "load_weights.py", "strategies/__init__.py", *(f"strategies/{p}.py" for p in PAPERS)], 2250,
     ),
     "lab": ([str(file.relative_to(ROOT)) for file in ROOT.glob("lab/**/*.py")], 4949),
     **{
