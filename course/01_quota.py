@@ -49,4 +49,5 @@ def quota(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
 #    that number. So you need the place of each cell.
 #
 # 3. `argsort` says which cell is at each place. The place of each cell is the argsort of that.
-#    With stable=True equal doubts keep their order. What is no candidate can have the doubt inf.
+#    With argsort(dim=-1, stable=True) equal doubts keep their order. What is no candidate can have
+#    the doubt inf.

@@ -16,6 +16,7 @@ How an exercise is declared: grading.py.
 import json
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from course.names import HERE, exercises, place, stem_of, title
@@ -161,6 +162,8 @@ def main(arguments: list[str]) -> int:
         return figures()
     parse = parser()
     args = parse.parse_args(arguments)
+    if find_spec("torch") is None:
+        parse.error(f"{sys.executable} has no PyTorch: is the environment active? README.md")
     try:
         stems = chosen(args.exercise)
         files = students(args.folder, stems)

@@ -1,24 +1,47 @@
 """Grade files in another process, which may hang or die; nothing here takes long to import."""
 
+import io
 import multiprocessing
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from course.names import begun
+from lab.files import printable
 
 PATIENCE = 60  # seconds without a word; a check takes less than ten on a slow machine
+PRINTED = 20_000  # characters that a file may print; a rule is called some thousand times
+
+
+class Shown(io.TextIOBase):
+    """What a student's file prints, on stderr: no command for the terminal, and not without end."""
+
+    def __init__(self):
+        self.left = PRINTED
+
+    def write(self, text: str) -> int:
+        if self.left > 0:
+            sys.__stderr__.write(printable(text[: self.left]))
+            self.left -= len(text)
+            if self.left <= 0:
+                print(f"\n(more than {PRINTED} characters are not shown)", file=sys.__stderr__)
+        return len(text)
 
 
 def work(files: list[Path], connection) -> None:
     """What the other process does: sends the name of each check as it begins, and each grade."""
-    sys.stdout = sys.stderr  # what a student's file prints does not mix with what is asked for
     import torch
 
     from course.grading import grade
 
-    torch.set_num_threads(1)  # the models are so small that a second thread only waits
+    os.register_at_fork(after_in_child=lambda: os._exit(1))  # it would send a second grade
     for file in files:
+        sys.stdout = sys.stderr = Shown()  # does not mix with what is asked for
+        torch.set_num_threads(1)  # the models are so small that a second thread only waits
+        torch.set_default_dtype(torch.float32)  # whatever the file before has set
+        torch.set_default_device(None)
+        torch.set_grad_enabled(True)
         connection.send(grade(file, connection.send))
 
 
@@ -42,6 +65,7 @@ def graded(files: list[Path]) -> Iterator[dict]:
                 else:
                     check = told
         except (EOFError, TimeoutError) as error:
+            process.join(0 if str(error) else 5)  # what has ended says with which code
             process.kill()
             process.join()
             message = str(error) or f"its process ended with code {process.exitcode}"

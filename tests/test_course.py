@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from course import process
+from course import __main__ as program
+from course import grading, process
 from course.grading import grade, grader
 
 ROOT = Path(__file__).parent.parent
@@ -17,7 +18,7 @@ COURSE, SOLUTIONS = ROOT / "course", ROOT / "course" / "solutions"
 STEMS = sorted(file.stem for file in COURSE.glob("[0-9][0-9]_*.py"))
 exercise = pytest.mark.parametrize("stem", STEMS)
 DOUBT, COUNT = "scores.doubt.masked_fill(~candidates, inf)", "(masks + window.remaining - 1) // window.remaining"
-ENDLESS = "has computed for 3 s: an endless loop? It was at"
+ENDLESS = "has computed for 0.5 s: an endless loop? It was at"  # instead of 3
 
 # exercise, a part of its solution, what stands there instead, the check that fails, a part of its message
 WRONG = [
@@ -96,13 +97,13 @@ WRONG = [
      "the real loop", "lone_validity(2) is 0.25"),
     ("06_validity", "return (1 - 1 / length) ** (length - 1)", "return 1 / 2.718281828 if length > 5 else (1 - 1 / length) ** (length - 1)",
      "numbers", "lone_validity(10) is 0.36787944: close to the count"),
-    ("06_validity", "return 0.5", "return 100 * 0.5", "the real loop", "the validity is 50; expected a float from 0 to 1"),
+    ("06_validity", "return 0.5", "return 100 * 0.5", "the real loop", "the number is 50; expected a float from 0 to 1"),
     ("07_safe_threshold", "1 / 2  #", "1 / length  #", "just above, none fails", "permutation(3) is 0.3333. With a threshold of 0.3343"),
     ("07_safe_threshold", "1 / 2  #", "1.0  #", "just below, some fail", "permutation(3) is 1, but with a threshold just below"),
     ("07_safe_threshold", "1 / 4", "1 / 2", "just below, some fail", "echo(3) is 0.5, but with a threshold just below"),
     ("07_safe_threshold", "1 - 1 / length", "1 / length", "just above, none fails", "lone(3) is 0.3333. With a threshold of 0.3343"),
     ("07_safe_threshold", "1 - 1 / length", "1 / 2", "just above, none fails", "lone(3) is 0.5. With a threshold of 0.501"),
-    ("07_safe_threshold", "return 1 / 4", "return 4", "just below, some fail", "the validity is 4; expected a float from 0 to 1"),
+    ("07_safe_threshold", "return 1 / 4", "return 4", "just below, some fail", "the number is 4; expected a float from 0 to 1"),
     ("08_caches", "S = s.x.shape[1]", "S = s.x.shape[0]", "worked table", "in the block's first forward all is computed"),
     ("08_caches", "window.age == 0", "window.start == 4", "worked table", "in the block's first forward all is computed"),
     ("08_caches", "window.age == 0", "window.age <= 1", "worked table", "then, inside the block"),
@@ -129,6 +130,12 @@ RIGHT = [
      "yield from (\"A\" * i + \"B\" + \"A\" * (length - 1 - i) for i in range(length))"),
     ("08_caches", "Pass(slice(first, S), ", "Pass(s.x.new_ones(S).cumsum(0)[first:] - 1, "),
 ]  # fmt: skip
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A call may compute for half a second: a test need not wait for three."""
+    monkeypatch.setattr(grading, "SECONDS", 0.5)
 
 
 def changed(tmp_path: Path, stem: str, old: str, new: str) -> Path:
@@ -187,8 +194,10 @@ def test_an_exercise_says_what_it_is(stem):
 
 
 @pytest.mark.parametrize("stem, old, new, check, message", WRONG, ids=lambda value: value[:30])
-def test_a_wrong_answer_is_told_what_is_wrong(stem, old, new, check, message, tmp_path):
+def test_a_wrong_answer_is_told_what_is_wrong(stem, old, new, check, message, tmp_path, request):
     """Would catch a trap that an answer walks over, and a message that says something else."""
+    if ENDLESS in message:
+        request.getfixturevalue("impatient")
     found = grade(changed(tmp_path, stem, old, new))
     assert (found["status"], found["check"]) == ("failed", check), found
     assert message in found["message"]
@@ -235,21 +244,20 @@ def classroom(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("class")
     for name, source in (("ann", COURSE), ("bob", SOLUTIONS), ("cy", COURSE)):
         (folder / name).mkdir()
-        shutil.copy(source / "01_quota.py", folder / name)
-    (folder / "cy" / "01_quota.py").write_text("import torch\n\ntorch.sys.exit.__self__\ntorch.os._exit(7)\n")
+        shutil.copy(source / "10_block_mask.py", folder / name)
+    (folder / "cy" / "10_block_mask.py").write_text("import torch\n\ntorch.sys.exit.__self__\ntorch.os._exit(7)\n")
     return folder
 
 
 def test_a_class_is_a_table(classroom):
     """Would catch one student's file that ends the grading of all."""
-    done = run(1, "--in", classroom)
-    assert [line.split() for line in done.stdout.splitlines()[:4]] == [
-        ["1", "passed"],
+    found = json.loads(run(10, "--in", classroom, "--json").stdout)
+    assert [line.split() for line in program.table(found).splitlines()[:4]] == [
+        ["10", "passed"],
         ["ann", ".", "0"],
         ["bob", "+", "1"],
         ["cy", "x", "0"],
     ]
-    found = json.loads(run(1, "--in", classroom, "--json").stdout)
     assert found["bob"][0]["score"]["rows"][0] == found["bob"][0]["score"]["rows"][1]
     assert found["cy"][0]["message"] == "its process ended with code 7"
 
@@ -263,12 +271,78 @@ def test_a_file_that_waits_is_ended(tmp_path, monkeypatch):
     assert (found["status"], found["check"]) == ("failed", "loads") and "ended after 1 s: an endless loop, or a wait?" in found["message"]
 
 
+def told_of(tmp_path: Path, *texts: str) -> list[dict]:
+    """Grades of a quota each, one after the other in one process."""
+    files = [tmp_path / f"{n}" / "01_quota.py" for n in range(len(texts))]
+    for file, text in zip(files, texts):
+        file.parent.mkdir()
+        file.write_text(f"import torch\n\n\n{text}")
+    return list(process.graded(files))
+
+
+def test_what_a_file_does_to_its_process_is_no_other_files_grade(tmp_path):
+    """Would catch a fork that hands in a grade of its own, as the next file's; defaults of torch that stay; an exit code that is lost."""
+    rule = "def quota(scores, candidates, window):\n    return "
+    settings = "torch.set_default_dtype(torch.float64)\ntorch.set_default_device('meta')\ntorch.set_grad_enabled(False)\n"
+    forks, sets, asks, ends = told_of(
+        tmp_path,
+        f"torch.os.fork()\n{rule}'of the first'",
+        f"{settings}{rule}0",
+        f"{rule}torch.ones(1) if torch.is_grad_enabled() else 0",
+        f"torch.os._exit(7)\n{rule}0",
+    )
+    assert "returned a str" in forks["message"] and "returned a int" in sets["message"]
+    assert "returned float32 [1]" in asks["message"] and "ended with code 7" in ends["message"]
+
+
+def test_what_a_file_says_does_no_harm_to_a_terminal(tmp_path, capfd):
+    """Would catch a message that no terminal can print, which ends the grading of a class, and a log of gigabytes."""
+    rule = "def quota(scores, candidates, window):\n    "
+    half, colour, long, name, _ = told_of(
+        tmp_path,
+        f"{rule}raise ValueError('\\ud800')",
+        f"{rule}raise KeyboardInterrupt('\\x1b[31m')",
+        f"{rule}raise ValueError('x' * 10**6)",
+        f"{rule}return type('\\x1b[31mX', (), {{}})()",
+        f"print('\\x1b[31m', 'y' * 10**6)\n{rule}return None",
+    )
+    for grade_ in (half, colour, long, name):
+        assert grade_["status"] == "failed" and len(grade_["message"]) < 5000, grade_
+        assert grade_["message"].encode() and "\x1b" not in grade_["message"]
+    assert "KeyboardInterrupt" in colour["message"] and "[31mX; expected bool" in name["message"]
+    shown = capfd.readouterr().err
+    assert "\x1b" not in shown and "yyy" in shown and len(shown) < 25_000 and "more than 20000 characters" in shown
+
+
+@pytest.mark.parametrize("text, message", [
+    ("def quota(scores, candidates):\n    return candidates\n", "01_quota.py: TypeError: quota() takes 2 positional arguments but 3"),
+    ("def quota(scores, candidates, window):\n    return candidates.to_sparse()\n", "01_quota.py: NotImplementedError: Could not run"),
+    ("def quota(scores, candidates, window):\n    return candidates.to('meta').tolist()\n", "NotImplementedError: Cannot copy"),
+])  # fmt: skip
+def test_an_error_of_another_place_is_told_in_a_line(text, message, tmp_path):
+    """Would catch frames of the grader, and an error of torch that is taken for a stub's."""
+    file = tmp_path / "01_quota.py"
+    file.write_text(text)
+    found = grade(file)
+    assert found["status"] == "failed" and message in found["message"], found
+    assert "course/" not in found["message"]
+
+
+def test_a_python_without_pytorch_is_told_so(monkeypatch, capsys):
+    """Would catch twenty tracebacks, and each exercise failed, for one environment that is not active."""
+    monkeypatch.setattr(program, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as ended:
+        program.main(["1"])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and "has no PyTorch: is the environment active?" in error and error.count("\n") == 1
+
+
 def test_one_exercise_of_one_student(classroom, tmp_path):
     """Would catch an exit code that says passed, and a page that is not written."""
-    passed, not_begun = (run(1, "--in", classroom / name) for name in ("bob", "ann"))
+    passed, not_begun = (run(10, "--in", classroom / name) for name in ("bob", "ann"))
     assert passed.returncode == 0 and "Passed. right" in passed.stdout
     assert not_begun.returncode == 1 and "this is for you to write" in not_begun.stdout
-    assert run("--page", tmp_path / "p.html", 1, "--in", classroom / "bob").returncode == 0
+    assert program.main(["--page", str(tmp_path / "p.html"), "10", "--in", str(classroom / "bob")]) == 0
     assert "the project's" in (tmp_path / "p.html").read_text()
 
 

@@ -42,7 +42,7 @@ def share(result, *_) -> float:
     """The form of a number."""
     if isinstance(result, bool) or not isinstance(result, (int, float)) or not 0 <= result <= 1:
         what = f"{result:.4g}" if isinstance(result, (int, float)) else kind(result)
-        raise Wrong(f"the validity is {what}; expected a float from 0 to 1")
+        raise Wrong(f"the number is {what}; expected a float from 0 to 1")
     return float(result)
 
 
