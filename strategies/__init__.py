@@ -49,6 +49,9 @@ class Window:
     must: Tensor  # bool [b, n]: blocks in which a forward commits at least one token
     live: Tensor  # int64 [b]: the unfinished rows of the batch
     forwards: Tensor  # int64 [b]: so far, those in which something could be written in each row
+    # rows of the batch, the finished ones among them: what a part remembers from forward to forward
+    # has a line for each, of which `live` picks
+    batch: int = 1
 
 
 # --- the kinds of parts; `s` is the Canvas of dllm.py ---------------------------------------------
@@ -113,12 +116,15 @@ def trait(part, name: str):
     return getattr(part, name, getattr(Part, name))
 
 
-def fresh(part):
-    """A copy of a part, with those inside it: what parts remember is one decode's."""
-    part = copy.copy(part)
-    if getattr(part, "inside", None):
-        part.inside = fresh(part.inside)
-    return part
+def fresh(part, made: dict | None = None):
+    """A copy of a part, with those inside it: what parts remember is one decode's. A part that
+    stands in two places stays one: made are the copies so far, by what they are of."""
+    made = {} if made is None else made
+    if id(part) not in made:
+        made[id(part)] = copied = copy.copy(part)
+        if getattr(part, "inside", None):
+            copied.inside = fresh(part.inside, made)
+    return made[id(part)]
 
 
 @dataclass(frozen=True)
@@ -152,16 +158,18 @@ class Strategy:
             trait(part, "check")(self)
 
     def parts(self) -> Iterator:
-        """Its parts, and those inside them."""
+        """Its parts, and those inside them, each once."""
         own = self.rule, self.view, self.schedule, self.forward, self.choose, self.search
+        found = {}
         for part in own:
             while part is not None:
-                yield part
+                found[id(part)] = part
                 part = getattr(part, "inside", None)
+        yield from found.values()
 
     def fresh(self) -> "Strategy":
-        names = "rule", "view", "schedule", "forward", "choose", "search"
-        return replace(self, **{name: fresh(getattr(self, name)) for name in names})
+        names, made = ("rule", "view", "schedule", "forward", "choose", "search"), {}
+        return replace(self, **{name: fresh(getattr(self, name), made) for name in names})
 
 
 def rank(doubt: Tensor, candidates: Tensor) -> Tensor:
@@ -220,7 +228,8 @@ TAKEN: set[str] = set()  # names of settings that every strategy has
 KNOWN = (
     "llada", "fast_dllm", "localleap", "streaming", "d2f", "ar", "hierarchy", "saber", "editing",
     "conv", "learn2pd", "credit", "smoothing", "dinfer", "dkv", "sparse", "dllm_cache", "d3llm",
-    "dllm_var", "freedave", "spiffy", "swift", "apd", "guided", "prism",
+    "dllm_var", "freedave", "spiffy", "swift", "apd", "guided", "prism", "eb", "frechet", "klass",
+    "wino", "dus", "spaced", "pc", "p2", "remdm", "prophet",
 )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ class Saber:
     def __call__(self, scores: Scores, candidates: Tensor, window: Window):
         sure, live = scores.confidence, window.live
         if window.age == 0:
-            self.chosen = sure.new_zeros(int(live.max()) + 1, sure.shape[-1])  # when committed
+            self.chosen = sure.new_zeros(window.batch, sure.shape[-1])  # when committed
             self.last = torch.zeros_like(self.chosen)  # in the forward before
         chosen, place = self.chosen[live], rank(scores.doubt, candidates)
         counted = (chosen > 0).sum(-1, keepdim=True)  # [N, 1]: those taken back are among them
