@@ -105,9 +105,11 @@ def loop(s: "Canvas") -> "Iterator[Step]":
         if strategy.choose:
             check_choice("choose", strategy.choose, chosen, candidates)
         commit, token = chosen
-        token = token.masked_fill(token == strategies.MASKED, s.mask_id)
+        back = token == strategies.MASKED  # also of what would have been written now
+        token = token.masked_fill(back, s.mask_id)
+        back = back & commit & candidates
         commit = commit & (token != s.x[live, span]) & ~s.given[live, span]
-        stuck = able.any(-1) & ~commit.any(-1)  # [b]
+        stuck = able.any(-1) & ~(commit | back).any(-1)  # [b]
         unknown = (commit & (token != token.clamp(0, logits.shape[-1] - 1))).any(-1)  # [b]
         infinite = ~scores.doubt.isfinite().all(-1)  # [b]
         s.write(window, commit, token)
@@ -377,8 +379,9 @@ class Canvas:
         """The blocks low .. high as a window; the other arguments as there."""
         start, end = (self.prompt_length + block * self.block_length for block in (low, high))
         suffix, forwards = self.x.shape[1] - end, self.forwards[self.live]
-        live, batch = self.live.clone(), len(self.x)
-        return Window(start, end, age, final, suffix, remaining, must, live, forwards, batch)
+        live, own = self.live.clone(), ~self.given[self.live, start:end]
+        known = start, end, age, final, suffix, remaining, must, live, forwards, own, len(self.x)
+        return Window(*known)
 
     def write(self, window: Window, commit: Tensor, token: Tensor) -> None:
         """Put the committed tokens on the canvas; under eos="stop", end the rows that hold an end:

@@ -236,8 +236,7 @@ class Pass(NamedTuple):
     query: Slots | None = None  # positions to compute, and their cache slots; default 0 .. Q-1
     visible: Slots | None = None  # slots they attend to; default all, without a cache each other
     mask: Tensor | None = None  # bool [Q, K] or [B, 1, Q, K], True where a query may attend
-    # which of the Q get logits; the last layer computes no others. Asked for by the decoder, unless
-    # a view names them, int64 [R]
+    # which of the Q get logits; the last layer computes no others. By default the window's
     rows: Slots = slice(None)
     hidden: Tensor | None = None  # bool [Q]: where a mask is read, whatever the canvas holds
     own: Tensor | None = None  # bool [B, Q]: whose keys and values a row writes; default all

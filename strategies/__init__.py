@@ -49,8 +49,8 @@ class Window:
     must: Tensor  # bool [b, n]: blocks in which a forward commits at least one token
     live: Tensor  # int64 [b]: the unfinished rows of the batch
     forwards: Tensor  # int64 [b]: so far, those in which something could be written in each row
-    # rows of the batch, the finished ones among them: what a part remembers from forward to forward
-    # has a line for each, of which `live` picks
+    own: Tensor | None = None  # bool [b, n * L]: the cells of the window that no template gave
+    # rows of the batch, finished ones too: what a part remembers has a line for each; `live` picks
     batch: int = 1
 
 
@@ -116,15 +116,12 @@ def trait(part, name: str):
     return getattr(part, name, getattr(Part, name))
 
 
-def fresh(part, made: dict | None = None):
-    """A copy of a part, with those inside it: what parts remember is one decode's. A part that
-    stands in two places stays one: made are the copies so far, by what they are of."""
-    made = {} if made is None else made
-    if id(part) not in made:
-        made[id(part)] = copied = copy.copy(part)
-        if getattr(part, "inside", None):
-            copied.inside = fresh(part.inside, made)
-    return made[id(part)]
+def fresh(part):
+    """A copy of a part, with those inside it: what parts remember is one decode's."""
+    part = copy.copy(part)
+    if getattr(part, "inside", None):
+        part.inside = fresh(part.inside)
+    return part
 
 
 @dataclass(frozen=True)
@@ -158,18 +155,16 @@ class Strategy:
             trait(part, "check")(self)
 
     def parts(self) -> Iterator:
-        """Its parts, and those inside them, each once."""
+        """Its parts, and those inside them."""
         own = self.rule, self.view, self.schedule, self.forward, self.choose, self.search
-        found = {}
         for part in own:
             while part is not None:
-                found[id(part)] = part
+                yield part
                 part = getattr(part, "inside", None)
-        yield from found.values()
 
     def fresh(self) -> "Strategy":
-        names, made = ("rule", "view", "schedule", "forward", "choose", "search"), {}
-        return replace(self, **{name: fresh(getattr(self, name), made) for name in names})
+        names = "rule", "view", "schedule", "forward", "choose", "search"
+        return replace(self, **{name: fresh(getattr(self, name)) for name in names})
 
 
 def rank(doubt: Tensor, candidates: Tensor) -> Tensor:

@@ -38,7 +38,6 @@ def dus(
 
     base: by how much the stride between the tokens of a forward shrinks; 1 writes all at once
     base_skip: the first stride is block_length / base ** base_skip
-    cache: as in fast-dllm; the paper uses none
     """
 
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:

@@ -27,6 +27,5 @@ def eb(gamma: float = 0.1, cache: CacheSetting = "none") -> Strategy:
     entropy allows.
 
     gamma: how much the entropies of what a forward writes may sum to, the largest left out, in nats
-    cache: as in fast-dllm; the paper uses none
     """
     return Strategy(entropy_bound(gamma), cached(cache), serial, order=ORDERS["entropy"])

@@ -6,7 +6,7 @@ from torch import Tensor
 from kernels import Scores
 from strategies import MASKED, Count, Strategy, Window, named, rank
 from strategies.fast_dllm import CacheSetting, cached
-from strategies.llada import one_block, serial
+from strategies.llada import remembers, serial
 
 
 class Remask:
@@ -17,13 +17,10 @@ class Remask:
     else all, as in the authors' code.
     """
 
-    quota = revises = True
+    quota, revises, check = True, True, staticmethod(remembers)
 
     def __init__(self, extra: int, number: int):
         self.extra, self.number = extra, number
-
-    def check(self, strategy: Strategy) -> None:
-        one_block(strategy, "a rule that remembers a block's tokens")
 
     def __call__(self, scores: Scores, candidates: Tensor, window: Window):
         (_, L), live, steps = candidates.shape, window.live, window.age + window.remaining
@@ -39,7 +36,9 @@ class Remask:
         doubt = torch.where(commit, scores.doubt, self.doubt[live])
         written, older = doubt >= 0, ((doubt >= 0) & ~commit).any(-1, keepdim=True)
         # something stays of what is written, and nothing goes of a block that was full before
-        most = (written.sum(-1, keepdim=True) - ~older).clamp(max=self.number) * (masks > 0)
+        most = (written.sum(-1, keepdim=True) - (~older).long()).clamp(max=self.number) * (
+            masks > 0
+        )
         drop = written & (rank(-doubt, written) < most * (window.age + 1 in again))
         self.doubt[live], self.back[live] = doubt.masked_fill(drop, -1), drop.sum(-1, keepdim=True)
         return commit | drop, torch.where(drop, MASKED, scores.token)
@@ -52,6 +51,5 @@ def remdm(extra: int = 4, number: Count = 1, cache: CacheSetting = "none") -> St
 
     extra: such forwards in a block
     number: tokens that each of them finds masked again
-    cache: as in fast-dllm; the paper uses none
     """
     return Strategy(Remask(extra, number), cached(cache), serial)

@@ -39,7 +39,6 @@ def spaced(
     threshold: tau; commit tokens at least this confident
     gamma: replaces the threshold: EB-Sampler's bound, in nats
     stride: g0; how far apart tokens stand that are written while the block is empty; 0 is no filter
-    cache: as in fast-dllm; the paper uses none
     """
     one = threshold is not None or gamma is not None
     require(one, "threshold", threshold, "a number, unless gamma is given")
