@@ -105,9 +105,11 @@ def loop(s: "Canvas") -> "Iterator[Step]":
         if strategy.choose:
             check_choice("choose", strategy.choose, chosen, candidates)
         commit, token = chosen
-        token = token.masked_fill(token == strategies.MASKED, s.mask_id)
+        back = token == strategies.MASKED  # also of what would have been written now
+        token = token.masked_fill(back, s.mask_id)
+        back = back & commit & candidates
         commit = commit & (token != s.x[live, span]) & ~s.given[live, span]
-        stuck = able.any(-1) & ~commit.any(-1)  # [b]
+        stuck = able.any(-1) & ~(commit | back).any(-1)  # [b]
         unknown = (commit & (token != token.clamp(0, logits.shape[-1] - 1))).any(-1)  # [b]
         infinite = ~scores.doubt.isfinite().all(-1)  # [b]
         s.write(window, commit, token)
@@ -300,6 +302,7 @@ class Canvas:
         """
         check_pass(self, window, at)
         ids = self.x[self.live][:, at.query]  # [b, Q]
+        ids = ids if at.hidden is None else ids.masked_fill(at.hidden, self.mask_id)
         start = self.start[self.live] if self.padded else None
         own, mask, shift = at.own, at.mask, self.shift
         if added is not None:
@@ -309,7 +312,8 @@ class Canvas:
             ids = torch.cat((ids, ids.masked_fill(in_prompt, self.mask_id)))  # [2b, Q]
             mask = mask if mask is None or mask.dim() == 2 else torch.cat((mask, mask))
             start, own, added = (t if t is None else torch.cat((t, t)) for t in (start, own, added))
-        at = at._replace(rows=scored(at, window, shift), own=own, mask=mask)
+        rows = at.rows if isinstance(at.rows, Tensor) else scored(at, window, shift)
+        at = at._replace(rows=rows, own=own, mask=mask)
         cache = None if at.visible is None else self.open_cache()
         logits = self.model(ids, at, cache, start, added)
         self.nfe += 1
@@ -326,6 +330,14 @@ class Canvas:
         holds = self.x[self.live, window.start : window.end, None]  # [b, n * L, 1]
         every = logits.new_zeros(*holds.shape[:2], logits.shape[-1]).scatter_(-1, holds, SURE)
         return every.index_copy(1, at.query[at.rows] + shift - window.start, logits)
+
+    def computed(self, window: Window, at: Pass) -> Window:
+        """The window widened to all of the answer that this pass computes; with gaps, as it is."""
+        if isinstance(at.query, Tensor):
+            return window
+        shift = self.strategy.shift
+        first = max(self.prompt_length, at.query.start + shift)
+        return replace(window, start=first, end=at.query.stop + shift)
 
     def open_cache(self) -> Cache:
         if self.cache is None:
@@ -371,7 +383,9 @@ class Canvas:
         """The blocks low .. high as a window; the other arguments as there."""
         start, end = (self.prompt_length + block * self.block_length for block in (low, high))
         suffix, forwards = self.x.shape[1] - end, self.forwards[self.live]
-        return Window(start, end, age, final, suffix, remaining, must, self.live.clone(), forwards)
+        live, own = self.live.clone(), ~self.given[self.live, start:end]
+        known = start, end, age, final, suffix, remaining, must, live, forwards, own, len(self.x)
+        return Window(*known)
 
     def write(self, window: Window, commit: Tensor, token: Tensor) -> None:
         """Put the committed tokens on the canvas; under eos="stop", end the rows that hold an end:

@@ -238,7 +238,9 @@ class Pass(NamedTuple):
     query: Slots | None = None  # positions to compute, and their cache slots; default 0 .. Q-1
     visible: Slots | None = None  # slots they attend to; default all, without a cache each other
     mask: Tensor | None = None  # bool [Q, K] or [B, 1, Q, K], True where a query may attend
-    rows: Slots = slice(None)  # which of the Q get logits; the last layer computes no others
+    # which of the Q get logits; the last layer computes no others. By default the window's
+    rows: Slots = slice(None)
+    hidden: Tensor | None = None  # bool [Q]: where a mask is read, whatever the canvas holds
     own: Tensor | None = None  # bool [B, Q]: whose keys and values a row writes; default all
     skip: Collection[int] = ()  # layers that are left out, from 0; they write nothing to the cache
     # runs each layer in another way than Layer.run: (layer, h [B, Q, C]) -> [B, R, C]

@@ -1,12 +1,14 @@
 """Which drafts come true most often: `python -m lab.calibrate graph.json`, for spiffy.
 
-And which layers a draft can do without: `python -m lab.calibrate --layers 2`, for swift.
+And which layers a draft can do without: `python -m lab.calibrate --layers 2`, for swift; and how
+often each token is in answers: `python -m lab.calibrate table.json --frequencies`, for pc.
 
 A draft says: fill the i-th surest masks with their j-th likeliest tokens. Here decodes without
 drafts are watched, and for every canvas it is written down which draft, made from the logits of the
 forward before, would have been the next canvas, the one after it, and so on.
 
-Left out on purpose: both while decoding. Papers: Spiffy (arXiv 2509.18085), SWIFT (2410.06916).
+Left out on purpose: all of them while decoding. Papers: Spiffy (arXiv 2509.18085), SWIFT
+(2410.06916), PC-Sampler (2508.13021).
 """
 
 import argparse
@@ -28,7 +30,7 @@ from lab.compare import encode
 from lab.files import write
 from lab.report import replace_file
 from lab.tasks import problems
-from load_weights import load_model, load_tokenizer
+from load_weights import load_config, load_model, load_tokenizer
 from model import LLaDA, Pass
 from strategies import rank, require
 
@@ -114,12 +116,27 @@ def search(model: LLaDA, states: list[State], layers: int) -> tuple[tuple[int, .
     return max(found.items(), key=lambda pair: pair[1])
 
 
+# --- tokens --------------------------------------------------------------------------------------
+
+
+def frequencies(model: str, limit: int) -> dict:
+    """How often each token is in so many answers, each with one EOS, as PC-Sampler's files are."""
+    tokenizer, eos = load_tokenizer(model), load_config(model).eos_token_id
+    answers = [problem.answer for problem in islice(problems("calibration"), limit)]
+    seen = Counter(token for text in answers for token in [*tokenizer.encode(text), eos])
+    return {"num_token": seen.total(), "p_baseline_dict": dict(sorted(seen.items()))}
+
+
 def calibrate(args: argparse.Namespace) -> None:
     for name in ("nodes", "limit"):
         require(getattr(args, name) >= 1, name, getattr(args, name), "at least 1")
     require((args.out is None) == bool(args.layers), "out", args.out, "a file, or --layers N")
     out = Path(args.out or ".").absolute()
     require(out.parent.is_dir(), "out", args.out, "a file in a folder that is there")
+    require(not (args.frequencies and args.layers), "layers", args.layers, "none for --frequencies")
+    if args.frequencies:
+        replace_file(out, json.dumps(found := frequencies(args.model, args.limit)) + "\n")
+        return print(f"wrote {args.out}: {found['num_token']} tokens counted", file=sys.stderr)
     model, tokenizer = load_model(args.model), load_tokenizer(args.model)
     use_threads(model)
     inner = model.config.n_layers - 2  # the first and the last layer stay
@@ -147,6 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", nargs="?", help="the file to write")
     parser.add_argument("--nodes", type=int, default=7, help="drafts to choose (default 7)")
     parser.add_argument("--layers", type=int, default=0, help="leave so many out, and print them")
+    parser.add_argument("--frequencies", action="store_true", help="count the tokens of answers")
     parser.add_argument("--limit", type=int, default=40, help="problems to watch (default 40)")
     parser.add_argument("--threshold", type=float, help="of the rule; default one token a forward")
     parser.add_argument("--model", default=str(TINY), help="a folder or a Hugging Face id")

@@ -49,6 +49,9 @@ class Window:
     must: Tensor  # bool [b, n]: blocks in which a forward commits at least one token
     live: Tensor  # int64 [b]: the unfinished rows of the batch
     forwards: Tensor  # int64 [b]: so far, those in which something could be written in each row
+    own: Tensor | None = None  # bool [b, n * L]: the cells of the window that no template gave
+    # rows of the batch, finished ones too: what a part remembers has a line for each; `live` picks
+    batch: int = 1
 
 
 # --- the kinds of parts; `s` is the Canvas of dllm.py ---------------------------------------------
@@ -235,7 +238,8 @@ TAKEN: set[str] = set()  # names of settings that every strategy has
 KNOWN = (
     "llada", "fast_dllm", "localleap", "streaming", "d2f", "dream", "ar", "hierarchy", "saber",
     "editing", "conv", "learn2pd", "credit", "smoothing", "dinfer", "dkv", "sparse", "dllm_cache",
-    "d3llm", "dllm_var", "freedave", "spiffy", "swift", "apd", "guided", "prism",
+    "d3llm", "dllm_var", "freedave", "spiffy", "swift", "apd", "guided", "prism", "eb",
+    "frechet", "klass", "wino", "dus", "spaced", "pc", "p2", "remdm", "prophet",
 )  # fmt: skip
 
 

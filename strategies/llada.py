@@ -29,6 +29,10 @@ def one_block(strategy: Strategy, what: str) -> None:
         raise ValueError(f"{what} needs one block at a time: the schedule `serial`")
 
 
+def remembers(strategy: Strategy) -> None:
+    one_block(strategy, "a rule that remembers a block's tokens")
+
+
 @has(settled=0, shifts=True)
 def full(s, window: Window) -> Pass:
     """Recompute the whole canvas."""

@@ -6,7 +6,7 @@ from torch import Tensor
 from kernels import Scores
 from strategies import MASKED, Count, Strategy, Window, named, rank
 from strategies.fast_dllm import CacheSetting, cached
-from strategies.llada import one_block, serial
+from strategies.llada import remembers, serial
 
 
 class Saber:
@@ -17,18 +17,15 @@ class Saber:
     is now, and counts from the forward before.
     """
 
-    revises = True
+    revises, check = True, staticmethod(remembers)
 
     def __init__(self, n: int, mu: int):
         self.n, self.mu = n, mu
 
-    def check(self, strategy: Strategy) -> None:
-        one_block(strategy, "a rule that remembers a block's tokens")
-
     def __call__(self, scores: Scores, candidates: Tensor, window: Window):
         sure, live = scores.confidence, window.live
         if window.age == 0:
-            self.chosen = sure.new_zeros(int(live.max()) + 1, sure.shape[-1])  # when committed
+            self.chosen = sure.new_zeros(window.batch, sure.shape[-1])  # when committed
             self.last = torch.zeros_like(self.chosen)  # in the forward before
         chosen, place = self.chosen[live], rank(scores.doubt, candidates)
         counted = (chosen > 0).sum(-1, keepdim=True)  # [N, 1]: those taken back are among them

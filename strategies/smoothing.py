@@ -1,7 +1,6 @@
 """Iteration smoothing (dInfer, arXiv 2510.08666): masks say what was expected in their place."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -35,12 +34,9 @@ class Smoothing:
         return s.x.shape[1] * 4 * (s.model.config.d_model + 3 * s.model.config.vocab_size)
 
     def __call__(self, s, window: Window, at: Pass) -> Tensor:
-        table, live, wide = s.model.wte.weight, window.live, window  # [V, C]
+        table, live, wide = s.model.wte.weight, window.live, s.computed(window, at)  # [V, C]
         if self.soft is None:
             self.soft = table.new_zeros(*s.x.shape, table.shape[1])
-        if isinstance(at.query, slice):  # without gaps: logits of all of it
-            first = max(s.prompt_length, at.query.start + s.strategy.shift)
-            wide = replace(window, start=first, end=at.query.stop + s.strategy.shift)
         span = slice(wide.start, wide.end)
         logits = s.forward(wide, at, self.soft[live])  # [b, W, V]
         s.forbid(logits)

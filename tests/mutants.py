@@ -169,7 +169,7 @@ credit: the mask earns credit
 smoothing: the weight grows anew in each block
     self.growth * window.forwards  =>  self.growth * (window.forwards * 0 + (window.age or 0))
 smoothing: only masks of the open block are softened
-    if isinstance(at.query, slice):  =>  if False:
+    wide = s.model.wte.weight, window.live, s.computed(window, at)  =>  wide = s.model.wte.weight, window.live, window
 smoothing: one token is written where several are as sure
     (best - SLACK)  =>  (best + SLACK)
 smoothing: a row is softened while it waits for others

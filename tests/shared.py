@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 
 import dllm
-from conftest import random_filter, random_model, random_prompt
+from conftest import random_filter, random_frequencies, random_model, random_prompt
 from dllm import Result, generate
 from kernels import Scores
 from strategies import STRATEGIES, Window, build
@@ -22,6 +22,7 @@ CACHES = get_args(CacheName)
 GUIDE = {"guide": random_model(7), "block_length": 1}
 # Weights at which rounding errors, which go from forward to forward with what was expected, stay small on random models.
 SOFT = {"weight": 0.03, "growth": 0.01, "max_weight": 0.06}
+GAPS = {"early": 6.0, "mid": 4.0, "late": 2.0, "answer_start": 6, "inner": 8, "block_length": 24}
 # Every strategy with every cache it takes, at settings that make these models commit several tokens at once.
 CASES = [
     ("llada", {}),
@@ -66,12 +67,28 @@ CASES = [
     *[("prism", {"cache": cache, "threshold": 0.5, "n": 4, "k": 2, "interval": 1, "search_to": 1.0}) for cache in CACHES],
     ("prism", {"cache": "dual", "n": 3, "k": 1, "threshold": None, "cfg_scale": 0.7, "interval": 2, "decay": 1.2}),
     ("ar", {"block_length": 1}),
+    *[("eb", {"cache": cache, "gamma": 2.0}) for cache in CACHES],
+    *[("frechet", {"cache": cache, "margin": 0.1}) for cache in CACHES],
+    *[("klass", {"cache": cache, "threshold": 0.4, "kl_threshold": 0.5, "history": 1 + (cache == "none")}) for cache in CACHES],
+    ("klass", {"cache": "none", "threshold": 0.4, "kl_threshold": 0.5, "steps": 9}),
+    *[("wino", {"threshold": 0.4, "threshold_back": back}) for back in (0.3, 0.9)],
+    ("wino", {"threshold": 0.4, "threshold_back": 0.6, "cfg_scale": 0.7}),
+    *[("dus", {"cache": cache}) for cache in CACHES],
+    *[("spaced", {"cache": cache, "threshold": 0.4, "stride": 4}) for cache in CACHES],
+    ("spaced", {"cache": "none", "gamma": 2.0, "stride": 4}),
+    *[("pc", {"cache": cache, "frequencies": random_frequencies(), "steps": 9}) for cache in CACHES],
+    *[("p2", {"cache": cache, "steps": 9}) for cache in CACHES],
+    *[("remdm", {"cache": cache, "extra": 2, "number": 2}) for cache in CACHES],
+    ("remdm", {"cache": "none", "extra": 3, "steps": 6}),
+    *[("prophet", {"cache": cache, **GAPS}) for cache in CACHES],
+    ("prophet", GAPS | {"cache": "none", "steps": 6}),
 ]
 CASES = [case for case in CASES if case[0] in STRATEGIES]
-REVISING = ("saber", "editing", "dllm-var")  # which write to a cell more than once
+REVISING = ("saber", "editing", "dllm-var", "wino", "p2", "remdm")  # which write to a cell more than once
 DRAFTING = ("freedave", "spiffy", "swift")  # whose forwards compute more than one canvas, and not every commit has one
 GUIDED = ("apd", "guided")  # whose forwards are two, one of another model
-TWICE = ("swift", *GUIDED)  # which may run two forwards for a token
+TWICE = ("swift", *GUIDED, "remdm")  # which may run two forwards for a token
+TAKING_BACK = ("saber", "wino", "p2", "remdm")
 SEARCHING = ("prism",)  # which decode several canvases
 case = st.sampled_from(CASES)
 one_canvas = st.sampled_from([case for case in CASES if case[0] not in SEARCHING])

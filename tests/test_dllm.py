@@ -21,6 +21,7 @@ from shared import (
     LENGTHS,
     REVISING,
     SEARCHING,
+    TAKING_BACK,
     TWICE,
     again,
     answers,
@@ -114,9 +115,9 @@ def test_every_forward_commits_in_every_block_that_must_move(case):
         forwards += int(step.ran.max())
         assert step.nfe == forwards and step.ran.any() == (step.rows > 0) and (step.ran.all() or strategy in DRAFTING)
         assert strategy in REVISING or not (step.commit & ~step.candidates).any()
-        assert not (step.commit & (step.token == MASK)).any() or strategy == "saber"
+        assert not (step.commit & (step.token == MASK)).any() or strategy in TAKING_BACK
         assert moving.any()  # a row that is done with the block waits for the others
-        assert (written | ~moving).all()
+        assert (written | ~moving).all() or strategy == "remdm"  # which may take back at once what it has just written
 
 
 @given(seeds, st.sampled_from([("llada", {"remasking": "random"}), ("fast-dllm", {"threshold": 0.5}), ("d2f", {"skip_threshold": 0.5})]))

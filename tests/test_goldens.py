@@ -20,6 +20,7 @@ GOLDENS = Path(__file__).parent / "goldens"
 sys.path.insert(0, str(GOLDENS / "related"))
 import checkpoints  # noqa: E402
 
+NEWER = ("eb", "frechet", "klass", "wino", "dus", "spaced", "pc", "p2", "remdm", "prophet")
 PAPERS = ("llada", "fast-dllm", "localleap", "streaming", "d2f")
 
 
@@ -37,6 +38,7 @@ SOURCES = {  # what tests/goldens/dream calls whose code ran
     "d2f": "zhijie-group/Discrete-Diffusion-Forcing@771f745, on Dream",
     "dawn": "lizhuo-luo/DAWN@ab42898 dream/, on Dream (its ports of others' rules)",
 }
+BASELINES = [case | {"checkpoint": case["model"], "answer": case["tokens"]} for case in cases_of("baselines")]
 
 
 @functools.cache
@@ -54,6 +56,7 @@ def test_none_is_missing():
     assert {case["strategy"] for cases in CASES.values() for case in cases} == set(PAPERS)
     assert [len(cases) for cases in DREAM.values()] == [46, 46] and {case["source"] for case in DREAM["a"]} == set(SOURCES)
     assert len(RELATED) == 131 and Counter(case["strategy"] for case in RELATED).most_common()[-1] == ("prism", 3)
+    assert Counter(case["strategy"] for case in BASELINES) == dict.fromkeys(NEWER, 20)
 
 
 @pytest.mark.parametrize("strategy", PAPERS)
@@ -68,17 +71,21 @@ def test_tokens_and_forwards_equal_the_originals(folder, strategy):
             assert result.nfe == case["nfe"], case["settings"]
 
 
-@pytest.mark.parametrize("strategy", sorted({case["strategy"] for case in RELATED}))
+@pytest.mark.parametrize("strategy", sorted({case["strategy"] for case in RELATED + BASELINES}))
 def test_tokens_and_forwards_equal_the_authors_own(strategy, tmp_path):
     """Would catch a rule, a cache or a phase of a related system that is not its authors'."""
     if strategy not in STRATEGIES:
         pytest.skip("its file is not there")
-    for case in RELATED:
+    for case in RELATED + BASELINES:
         if case["strategy"] == strategy:
             model, extra = checkpoint(json.dumps(case["checkpoint"])), {}
             if "filter" in (made := case.get("extra", {})):
                 extra["filter"] = str(tmp_path / "filter.safetensors")
                 save_filter(checkpoints.learned_filter(*made["filter"]), extra["filter"])
+            if "frequencies" in made:
+                extra["frequencies"] = str(tmp_path / "frequencies.json")
+                shares = dict(enumerate(checkpoints.frequencies(*made["frequencies"]).tolist()))
+                Path(extra["frequencies"]).write_text(json.dumps({"num_token": 1, "p_baseline_dict": shares}))
             if "guide" in made:
                 extra["guide"] = checkpoints.guide_of(checkpoints.seeded(**case["checkpoint"]))
             result = generate(model, case["prompt"], strategy, **case["settings"], **extra)
