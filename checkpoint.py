@@ -3,9 +3,9 @@
 Nothing in it is trusted. A template is rendered in a sandbox, within limits of steps and memory;
 every problem is a ValueError of one line, which holds no control characters of a file.
 
-Formats: tokenizer.json of Hugging Face's tokenizers; chat templates in the environment for which
-they are written, that of transformers. Left out on purpose: vocabularies in other files, templates
-with other names than `default`, tools and documents.
+Formats: tokenizer.json of Hugging Face's tokenizers, or vocab.json and merges.txt of Qwen 2; chat
+templates in the environment for which they are written, that of transformers. Left out on purpose:
+other vocabularies, templates with other names than `default`, tools and documents.
 """
 
 import functools
@@ -22,6 +22,8 @@ from pathlib import Path
 STEPS = 5_000_000  # events of tracing that a template may take: a second; 10 KB take one million
 MEMORY = 2**29  # bytes that it may build
 LENGTH = 1_000_000  # characters that it may add to the messages
+FILE = 2**27  # bytes of a file that is read as a whole: a large vocabulary's take 2**25
+ADDED = 10_000  # tokens that a tokenizer may have beside its vocabulary
 
 
 def one_line(text: str) -> str:
@@ -49,7 +51,7 @@ def find_folder(source: str | Path) -> Path:
     from huggingface_hub import snapshot_download  # half a second that a folder need not pay
 
     try:
-        patterns = ["*.json", "*.jinja", "*.safetensors"]
+        patterns = ["*.json", "*.jinja", "merges.txt", "*.safetensors"]
         return Path(snapshot_download(str(source), allow_patterns=patterns))
     except Exception as error:  # the hub raises its own, the HTTP library's and the system's
         reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -62,7 +64,13 @@ def find_file(folder: Path, name: str, note: str = "") -> Path:
     return folder / name
 
 
+def check_size(file: Path) -> None:
+    large = os.path.isfile(file) and os.path.getsize(file) > FILE
+    refuse(large, file, f"is larger than {FILE // 2**20} MB")
+
+
 def read_text(file: Path, form: str = "text") -> str:
+    check_size(file)
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -100,20 +108,34 @@ def listed_ends(folder: Path, name: str) -> list[int]:
 
 
 class Tokenizer:
-    """tokenizer.json and the chat template of a checkpoint: a folder or a Hugging Face id."""
+    """Tokenizer and chat template of a checkpoint: a folder or a Hugging Face id."""
 
     def __init__(self, source: str | Path):
         from tokenizers import Tokenizer as Encoder
 
         folder = find_folder(source)
-        self.file = find_file(folder, "tokenizer.json")
-        self.encoder = self.ask("is not a tokenizer", Encoder.from_file, str(self.file))
+        settings = read_settings(folder, "tokenizer_config.json")
+        apart = os.path.isfile(folder / "vocab.json")  # vocabulary, merges and added tokens: Dream
+        apart &= not os.path.isfile(folder / "tokenizer.json")
+        note = ", or vocab.json with merges.txt"
+        self.file = folder / "vocab.json" if apart else find_file(folder, "tokenizer.json", note)
+        check_size(self.file)
+        if apart:
+            kind, odd = settings.get("tokenizer_class"), settings.get("add_prefix_space")
+            strange = f"tokenizer_class {kind}, add_prefix_space {odd}: of the tokenizers without "
+            fits = not odd and re.match("Dream|Qwen2|DiffuCoder", str(kind or "Dream"))
+            refuse(not fits, folder, f"{strange} tokenizer.json only Qwen 2's is implemented")
+            check_size(find_file(folder, "merges.txt"))
+            files = str(self.file), str(folder / "merges.txt")
+            self.encoder = self.ask("and merges.txt are not a tokenizer", byte_level, *files)
+            self.add_tokens(settings, folder / "tokenizer_config.json")
+        else:
+            self.encoder = self.ask("is not a tokenizer", Encoder.from_file, str(self.file))
         # what a file may ask for that was saved in training, and what would be done silently
         self.encoder.no_truncation()
         self.encoder.no_padding()
         if hasattr(self.encoder.model, "dropout"):
             self.encoder.model.dropout = None
-        settings = read_settings(folder, "tokenizer_config.json")
         newer, older = folder / "chat_template.jinja", folder / "tokenizer_config.json"
         template = read_text(newer) if newer.is_file() else settings.get("chat_template")
         self.template = default_template(template, older)
@@ -123,8 +145,32 @@ class Tokenizer:
             self.names |= special_tokens(folder / name, read_settings(folder, name))
         turn = self.end_of_turn()
         self.ends = set() if turn is None else {turn}  # tokens at which an answer ends
+        pad, mask = self.names.get("pad_token"), self.names.get("mask_token")
+        if apart and pad not in (None, mask):  # DiffuCoder writes it behind an answer, not the EOS
+            self.ends |= {self.encoder.token_to_id(pad)} - {None}
         for name in ("config.json", "generation_config.json"):
             self.ends |= set(listed_ends(folder, name))
+
+    def add_tokens(self, settings: dict, file: Path) -> None:
+        """Add what tokenizer_config.json lists, by rising id: the library numbers them itself."""
+        from tokenizers import AddedToken
+
+        given, flags = settings.get("added_tokens_decoder"), ("lstrip", "rstrip", "single_word")
+        listed = isinstance(given, dict) and 0 < len(given) <= ADDED
+        refuse(not listed, file, f"added_tokens_decoder has no list of 1 to {ADDED} tokens")
+        tokens = {}
+        for key, token in given.items():
+            content = token.get("content") if isinstance(token, dict) else None
+            fits = re.fullmatch("[0-9]{1,9}", key) and isinstance(content, str) and content
+            refuse(not fits, file, f"added_tokens_decoder holds {key!r}: {token!r}, no token")
+            own = {flag: token.get(flag) is True for flag in (*flags, "normalized", "special")}
+            tokens[int(key)] = AddedToken(content, **own)
+        add = self.encoder.add_tokens
+        self.ask("takes no such tokens", add, [tokens[number] for number in sorted(tokens)])
+        for number, token in tokens.items():
+            found = self.encoder.token_to_id(token.content)
+            other = f"the token {token.content!r} is {found} behind vocab.json, not {number}"
+            refuse(found != number, file, other)
 
     def ask(self, problem: str, work: Callable, *arguments):
         """What the tokenizers library answers. Its errors are bare Exceptions, or panics of Rust:
@@ -170,6 +216,28 @@ class Tokenizer:
             fits = [(len(t.content), i) for i, t in added if behind.lstrip().startswith(t.content)]
             return max(fits)[1] if fits else None
         return None
+
+
+# Qwen 2's: contractions, words with one sign before them, single digits, signs, line ends, spaces
+PIECES = "|".join(
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)", r"[^\r\n\p{L}\p{N}]?\p{L}+", r"\p{N}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+",
+    )
+)  # fmt: skip
+
+
+def byte_level(vocabulary: str, merges: str):
+    """The encoder of Qwen 2, whose vocabulary and merges are files of their own."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    encoder = Tokenizer(models.BPE.from_file(vocabulary, merges))
+    encoder.normalizer = normalizers.NFC()
+    pieces = pre_tokenizers.Split(Regex(PIECES), "isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    encoder.pre_tokenizer = pre_tokenizers.Sequence([pieces, as_bytes])
+    encoder.decoder = decoders.ByteLevel()
+    return encoder
 
 
 def special_tokens(file: Path, settings: dict) -> dict[str, str]:

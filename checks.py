@@ -142,7 +142,7 @@ def check_choice(kind: str, part, chosen, like: Tensor) -> None:
 def check_pass(s, window, at) -> None:
     """Refuse what the view gave back unless it computes the slots whose logits are wanted and, in
     the first forward, the prompt and all that it shows. Only then is a tensor looked into."""
-    name, S, shift = called("view", s.strategy.view), s.x.shape[1], s.strategy.shift
+    name, S, shift = called("view", s.strategy.view), s.x.shape[1], s.shift
     if not isinstance(at, Pass):
         raise ValueError(f"{name} gave back {brief(at)}, expected a Pass")
     for slots in (at.query,) if at.visible is None else (at.query, at.visible):
@@ -150,6 +150,7 @@ def check_pass(s, window, at) -> None:
             valid = f"a slice with both ends, or int64 [n], within 0 .. {S}"
             raise ValueError(f"{name} gave back the slots {brief(slots)}, expected {valid}")
     low, high, query = window.start - shift, window.end - shift, at.query
+    low += s.leads and window.age != 0
     if isinstance(query, slice):
         there = query.start <= low and high <= query.stop
     else:

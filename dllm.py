@@ -228,7 +228,9 @@ class Canvas:
     """
 
     def __init__(self, model, prompts, strategy: Strategy, settings: Settings, templates=()):
-        self.strategy, self.settings = strategy.fresh(), settings
+        self.strategy, self.settings = strategy.made_for(model.config.shift), settings
+        self.shift = strategy.shift or model.config.shift  # of where the logits of a token stand
+        self.leads = bool(model.config.shift) and trait(self.strategy.view, "leads")
         self.mask_id, self.eos_id = model.config.mask_token_id, model.config.eos_token_id
         self.ends = torch.tensor(model.config.ends, device=model.device)  # EOS, and others
         self.eos = settings.eos or ("suppress" if templates else strategy.eos)
@@ -299,7 +301,7 @@ class Canvas:
         check_pass(self, window, at)
         ids = self.x[self.live][:, at.query]  # [b, Q]
         start = self.start[self.live] if self.padded else None
-        own, mask, shift = at.own, at.mask, self.strategy.shift
+        own, mask, shift = at.own, at.mask, self.shift
         if added is not None:
             added = added[:, at.query] * (ids == self.mask_id)[..., None]  # [b, Q, C]
         if self.passes == 2:  # the rows, then the same with every prompt token masked
@@ -360,8 +362,10 @@ class Canvas:
 
     def candidates(self, window: Window) -> Tensor:
         """The cells of the window that may be written, bool [b, n * L]."""
-        cells, P = (self.masked() & self.is_open()).flatten(1), self.prompt_length
-        return cells[:, window.start - P : window.end - P]
+        cells, P = self.masked() & self.is_open(), self.prompt_length  # [b, n, L]
+        if self.leads and window.age == 0:
+            cells[..., 1:] &= ~cells[..., :1]
+        return cells.flatten(1)[:, window.start - P : window.end - P]
 
     def window(self, low, high, age, final, must: Tensor, remaining: int | None = None) -> Window:
         """The blocks low .. high as a window; the other arguments as there."""

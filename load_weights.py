@@ -4,7 +4,8 @@ Weights are data: only safetensors is read (no pickle), and no code from a check
 problem is a ValueError of one sentence, raised before any weight is read where the files' headers
 show it. Tokenizer, template and end tokens are read by checkpoint.py.
 
-Formats: LLaDA's checkpoint (arXiv 2502.09992, huggingface.co/GSAI-ML), PEFT's LoRA (2106.09685).
+Formats: LLaDA's checkpoint (arXiv 2502.09992, huggingface.co/GSAI-ML), Dream's (2508.15487,
+huggingface.co/Dream-org), PEFT's LoRA (2106.09685).
 """
 
 import math
@@ -19,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from checkpoint import Tokenizer, find_file, find_folder, listed_ends, read_json, refuse
+from families import read_config
 from model import Config, Int8Linear, Linear, LLaDA
 
-PREFIX = "model.transformer."  # of every tensor name in a LLaDA checkpoint
 load_tokenizer = Tokenizer
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -46,12 +47,15 @@ def load_model(
     folder, device = find_folder(source), find_device(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     config, files = load_config(folder), weight_files(folder)
+    family, _ = read_config(folder, CONFIG_KEYS)
     headers = read_headers(files)
-    more = f"n_layers is {config.n_layers}, but there are only {len(headers)} tensors"
+    key = family.key("n_layers")
+    more = f"{key} is {config.n_layers}, but there are only {len(headers)} tensors"
     refuse(config.n_layers > len(headers), folder / "config.json", more)  # a million take minutes
     with torch.device("meta"):
         model = LLaDA(config)
-    shapes = {PREFIX + name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    names = {family.tensor(name): name for name, _ in model.named_parameters()}
+    shapes = {name: tuple(model.get_parameter(own).shape) for name, own in names.items()}
     check_headers(folder, headers, shapes)
     linear = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, Linear)}
     if split:
@@ -71,8 +75,7 @@ def load_model(
             weight, of = tensor.to(dtype), name in lora and " with the adapter" or ""
             if weight is not tensor or of:  # a smaller range, or a sum
                 check_finite(weight, file, f"{name}{of} in {str(dtype)[6:]}")
-            name = name.removeprefix(PREFIX)
-            set_weight(model, name, weight, int8 and name in linear)
+            set_weight(model, names[name], weight, int8 and names[name] in linear)
     return model.eval()
 
 
@@ -95,27 +98,8 @@ def pickled(folder: Path) -> str:
     return " (only safetensors is read, never pickled weights)" if there else ""
 
 
-CONFIG_KEYS = {field.name: field for field in fields(Config) if field.name != "end_token_ids"}
-# Switches that model.py implements one way: a checkpoint that sets one otherwise is refused.
-FIXED = {
-    "model_type": "llada", "block_type": "llama", "activation_type": "silu", "block_group_size": 1,
-    "layer_norm_type": "rms", "layer_norm_with_affine": True, "rope_full_precision": True,
-    "include_bias": False, "include_qkv_bias": False, "bias_for_layer_norm": False, "alibi": False,
-    "attention_layer_norm": False, "weight_tying": False, "scale_logits": False, "rope": True,
-    "input_emb_norm": False, "multi_query_attention": None, "clip_qkv": None,
-}  # fmt: skip
-# Keys that say nothing about inference here: training, bookkeeping, settings of a switch that is
-# off, and how another library samples.
-IGNORED = set(
-    """
-    architectures auto_map transformers_version torch_dtype dtype precision use_cache
-    flash_attention embedding_size pad_token_id bos_token_id mlp_ratio alibi_bias_max
-    attention_layer_norm_with_affine attention_dropout embedding_dropout residual_dropout
-    init_device init_fn init_std init_cutoff_factor attn_implementation return_dict id2label
-    label2id problem_type tokenizer_class temperature top_k top_p typical_p max_length num_beams
-    num_beam_groups num_return_sequences length_penalty repetition_penalty
-""".split()
-)
+DERIVED = ("end_token_ids", "qkv_bias", "shift")  # fields that no one key says
+CONFIG_KEYS = {field.name: field for field in fields(Config) if field.name not in DERIVED}
 WHOLE = 2**24  # the largest whole number that can be meant
 RANGES = {"rope_theta": (1, 1e12), "rms_norm_eps": (1e-12, 1)}  # of others from 1
 
@@ -123,28 +107,31 @@ RANGES = {"rope_theta": (1, 1e12), "rms_norm_eps": (1e-12, 1)}  # of others from
 def load_config(source: str | Path) -> Config:
     """The shape of a checkpoint: config.json, unless model.py would compute something else."""
     folder = find_folder(source)
-    file = find_file(folder, "config.json")
-    given = plain_keys(read_json(file), file)
+    file, (family, given) = folder / "config.json", read_config(folder, CONFIG_KEYS)
     first, more = listed_ends(folder, "config.json"), listed_ends(folder, "generation_config.json")
     ends = {*first, *more}
     fills = [i for i in first or more if i == given.get("pad_token_id")] or first or more or [None]
     given |= {"vocab_size": given.get("embedding_size") or given.get("vocab_size")}
     given |= {"eos_token_id": fills[0]}
-    values = {key: given[key] for key in CONFIG_KEYS if given.get(key) is not None}
-    for key, field in CONFIG_KEYS.items():
-        refuse(field.default is MISSING and key not in values, file, f"{key} is missing")
-    for key, value in values.items():
-        kinds = (int, float) if CONFIG_KEYS[key].type is float else (int,)
-        low, high = RANGES.get(key, (-math.inf if key.endswith("_id") else 1, WHOLE))
+    values = {field: given.get(family.key(field)) for field in CONFIG_KEYS}
+    values = {field: value for field, value in values.items() if value is not None}
+    for name, field in CONFIG_KEYS.items():
+        needed = field.default is MISSING or family.whole
+        refuse(needed and name not in values, file, f"{family.key(name)} is missing")
+    for name, value in values.items():
+        kinds = (int, float) if CONFIG_KEYS[name].type is float else (int,)
+        low, high = RANGES.get(name, (-math.inf if name.endswith("_id") else 1, WHOLE))
         fits = type(value) in kinds and low <= value <= high  # of ids more below
         kind = f"{'number' if float in kinds else 'whole number'} of {max(low, 0)} to {high}"
-        refuse(not fits, file, f"{key} is {value!r}, expected a {kind}")
-    if (folder / "tokenizer.json").is_file():
+        refuse(not fits, file, f"{family.key(name)} is {value!r}, expected a {kind}")
+    if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         ends |= Tokenizer(folder).ends  # also what the template writes behind an answer
-    c = Config(**values, end_token_ids=tuple(sorted(ends - {values["eos_token_id"]})))
-    odd = f"n_heads {c.n_heads} must divide d_model {c.d_model} into even widths"
+    others = tuple(sorted(ends - {values["eos_token_id"]}))
+    c = Config(**values, **family.own, end_token_ids=others)
+    width, heads, groups = (family.key(name) for name in ("d_model", "n_heads", "n_kv_heads"))
+    odd = f"{heads} {c.n_heads} must divide {width} {c.d_model} into even widths"
     refuse(c.d_model % (2 * c.n_heads), file, odd)
-    refuse(c.n_heads % c.kv_heads, file, f"n_kv_heads {c.kv_heads} must divide n_heads {c.n_heads}")
+    refuse(c.n_heads % c.kv_heads, file, f"{groups} {c.kv_heads} must divide {heads} {c.n_heads}")
     for key, ids in {"mask_token_id": [c.mask_token_id], "eos_token_id": c.ends}.items():
         outside = f"lies outside the vocabulary of {c.vocab_size}"
         for i in ids:
@@ -152,26 +139,6 @@ def load_config(source: str | Path) -> Config:
     both = f"mask_token_id {c.mask_token_id} is an end token, too"
     refuse(c.mask_token_id in c.ends, file, both)
     return c
-
-
-def plain_keys(given: dict, file: Path) -> dict:
-    """The content of a config.json, of which no key asks for anything that model.py leaves out."""
-    kind, name = given.get("model_type", "llada"), given.get("architectures")
-    foreign = f"this is a checkpoint of {kind!r} ({name}), but this model implements only 'llada'"
-    refuse(kind != "llada", file, foreign)
-    rope = given.get("rope_parameters")  # where newer files have rope_theta
-    if isinstance(rope, dict) and rope.get("rope_type", "default") == "default":
-        rope = {key: value for key, value in rope.items() if key != "rope_type"}
-        twice = f"rope_parameters {rope} contradict rope_theta {given.get('rope_theta')}"
-        refuse(any(given.get(key, value) != value for key, value in rope.items()), file, twice)
-        given = {key: value for key, value in given.items() if key != "rope_parameters"} | rope
-    for key, value in given.items():
-        if key in FIXED:
-            other = f"{key} is {value!r}, but this model implements only {FIXED[key]!r}"
-            refuse(value != FIXED[key] and (value or FIXED[key]), file, other)
-        elif key not in CONFIG_KEYS and key not in IGNORED and not key.startswith("_"):
-            refuse(value, file, f"unknown key {key} = {value!r} might change the arithmetic")
-    return given
 
 
 def open_tensors(file: Path, device: str | torch.device = "cpu") -> safe_open:
@@ -230,7 +197,8 @@ def check_finite(tensor: Tensor, file: Path, name: str) -> None:
 def set_weight(model: LLaDA, name: str, tensor: Tensor, int8: bool) -> None:
     module, _, leaf = name.rpartition(".")
     if int8:
-        return model.set_submodule(module, Int8Linear(tensor))
+        bias = model.get_submodule(module).bias  # which may be read before or after
+        return model.set_submodule(module, Int8Linear(tensor, bias))
     plan = model.get_parameter(name)
     if parts_of(plan) > 1:  # every process has read the whole: each keeps its part, none sends
         from torch.distributed.tensor import distribute_tensor

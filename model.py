@@ -1,12 +1,11 @@
-"""The LLaDA transformer: one forward over (query positions, visible slots, mask), with a K/V cache
-that has one slot per position.
+"""The transformer of LLaDA and Dream: one forward over (query positions, visible slots, mask), with
+a K/V cache that has one slot per position.
 
 Left out on purpose: masks, blocks and anything else about decoding (dllm.py), reading files
-(load_weights.py), dropout, ALiBi, biases, tied embeddings and the other switches of LLaDA's config
-that its released checkpoints leave off.
+(load_weights.py), dropout, ALiBi, tied embeddings and other switches that no released one turns on.
 
-Papers: LLaDA (arXiv 2502.09992); RMSNorm (1910.07467), RoPE (2104.09864), SwiGLU (2002.05202),
-grouped-query attention (2305.13245).
+Papers: LLaDA (arXiv 2502.09992), Dream (2508.15487); RMSNorm (1910.07467), RoPE (2104.09864),
+SwiGLU (2002.05202), grouped-query attention (2305.13245).
 
 Letters: B batch, Q positions computed in this call, K slots they attend to, R rows that get logits,
 S slots of the cache, C width, H heads, G key/value heads, D head width, F feed-forward width,
@@ -29,7 +28,7 @@ Slots = slice | Tensor
 
 @dataclass(frozen=True)
 class Config:
-    """The shape of a LLaDA checkpoint, in the names of its config.json; lengths in tokens."""
+    """The shape of a checkpoint, in the names of LLaDA's config.json; lengths in tokens."""
 
     d_model: int
     n_layers: int
@@ -42,7 +41,9 @@ class Config:
     max_sequence_length: int = 4096
     rope_theta: float = 500000.0
     rms_norm_eps: float = 1e-5
-    end_token_ids: tuple[int, ...] = ()  # what ends an answer besides EOS: LLaDA's end of a turn
+    end_token_ids: tuple[int, ...] = ()  # what ends an answer besides EOS: the end of a turn
+    qkv_bias: bool = False  # whether queries, keys and values have one: Dream's
+    shift: int = 0  # how many slots before its own the logits of a token stand: Dream's 1
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -63,10 +64,10 @@ class Config:
 
 
 class Linear(nn.Linear):
-    """A matrix without a bias and without initial values, which a file brings, or a trainer."""
+    """A matrix without initial values, which a file brings, or a trainer."""
 
-    def __init__(self, width_in: int, width_out: int):
-        super().__init__(width_in, width_out, bias=False)
+    def __init__(self, width_in: int, width_out: int, bias: bool = False):
+        super().__init__(width_in, width_out, bias)
 
     def reset_parameters(self) -> None:
         pass  # the inherited one costs 2 s of imports on the meta device, for load_weights.py
@@ -77,22 +78,23 @@ class Int8Linear(nn.Module):
     the scale: half of bfloat16. The product is computed in the dtype of x, which holds these
     numbers exactly; compiled, no such copy of the matrix is stored."""
 
-    def __init__(self, weight: Tensor):
+    def __init__(self, weight: Tensor, bias: nn.Parameter | None = None):
         super().__init__()
+        self.bias = bias  # no matrix: in the dtype of x
         largest = weight.float().abs().amax(1, keepdim=True)  # [out, 1]
         scale = largest.clamp(min=torch.finfo(torch.float32).tiny) / 127
         self.register_buffer("weight", (weight.float() / scale).round().to(torch.int8))
         self.register_buffer("scale", scale[:, 0].to(weight.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype)) * self.scale
+        product = F.linear(x, self.weight.to(x.dtype)) * self.scale
+        return product if self.bias is None else product + self.bias
 
 
 class Embedding(nn.Embedding):
     """A table of rows without initial values."""
 
-    def reset_parameters(self) -> None:
-        pass
+    reset_parameters = Linear.reset_parameters
 
 
 class RMSNorm(nn.Module):
@@ -188,9 +190,9 @@ class Block(nn.Module):
         C, D, F_ = config.d_model, config.head_width, config.mlp_hidden_size
         self.heads, self.kv_heads, self.head_width = config.n_heads, config.kv_heads, D
         self.attn_norm = RMSNorm(C, config.rms_norm_eps)
-        self.q_proj = Linear(C, config.n_heads * D)
-        self.k_proj = Linear(C, config.kv_heads * D)
-        self.v_proj = Linear(C, config.kv_heads * D)
+        self.q_proj = Linear(C, config.n_heads * D, config.qkv_bias)
+        self.k_proj = Linear(C, config.kv_heads * D, config.qkv_bias)
+        self.v_proj = Linear(C, config.kv_heads * D, config.qkv_bias)
         self.attn_out = Linear(config.n_heads * D, C)
         self.ff_norm = RMSNorm(C, config.rms_norm_eps)
         self.ff_proj = Linear(C, F_)  # the gate
@@ -262,9 +264,9 @@ class Layer(NamedTuple):
 
 
 class LLaDA(nn.Module):
-    """A bidirectional transformer whose logits at position i predict the token at position i.
+    """A bidirectional transformer whose logits at i predict the token at position i + config.shift.
 
-    Parameter names are those of the checkpoint without its prefix `model.transformer.`.
+    Parameter names are those of LLaDA's checkpoint without its prefix `model.transformer.`.
     """
 
     def __init__(self, config: Config):
@@ -287,30 +289,21 @@ class LLaDA(nn.Module):
         heads = self.blocks[0].kv_heads  # of this process
         return Cache(replace(self.config, n_kv_heads=heads), batch, slots, self.device, self.dtype)
 
-    def forward(
-        self,
-        ids: Tensor,
-        at: Pass = Pass(),
-        cache: Cache | None = None,
-        start: Tensor | None = None,
-        added: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, ids: Tensor, at: Pass = Pass(), cache=None, start=None, added=None) -> Tensor:
         """Recompute some positions and return the logits of some of them, [B, R, V].
 
         ids    int64 [B, Q], the tokens at `at.query`
-        cache  keys and values of `at.query` are written into their slots, in every layer, before
-               attention reads the visible ones
+        cache  a Cache or None: keys and values of `at.query` are written into their slots, in
+               every layer, before attention reads the visible ones
         start  int64 [B], the first real slot of each left-padded row: RoPE counts from it, slots
                before it are never attended to
         added  float [B, Q, C], what is added to the embeddings of the tokens; default nothing
         """
         Q, last, mask = ids.shape[1], len(self.blocks) - 1, at.mask
         query = slice(0, Q) if at.query is None else at.query
-        visible = query if at.visible is None else at.visible
-        if cache is None:
-            assert at.visible is None, "without a cache there are no slots to choose from"
-        elif at.visible is None:
-            visible = slice(0, cache.k.shape[3])
+        every = query if cache is None else slice(0, cache.k.shape[3])
+        visible = every if at.visible is None else at.visible
+        assert visible is every or cache, "without a cache there are no slots to choose from"
         positions = self.indices(query)  # [Q]
         if start is not None:
             positions = positions - start[:, None]  # [B, Q]
@@ -320,14 +313,11 @@ class LLaDA(nn.Module):
         at = at._replace(query=query, visible=visible, mask=mask)
 
         h = self.wte(ids) if added is None else self.wte(ids) + added  # [B, Q, C]
+        run = at.layer or Layer.run
         for number, block in enumerate(self.blocks):
             here = at if number == last else at._replace(rows=slice(None))
-            if number in at.skip:
-                h = h[:, here.rows]
-                continue
-            slots = None if cache is None else cache.of(number)
-            layer = Layer(number, block, rope, here, slots)
-            h = layer.run(h) if at.layer is None else at.layer(layer, h)
+            layer = Layer(number, block, rope, here, cache and cache.of(number))
+            h = h[:, here.rows] if number in at.skip else run(layer, h)
         return self.ff_out(self.ln_f(h))  # [B, R, V]
 
     def indices(self, slots: Slots) -> Tensor:

@@ -1,4 +1,4 @@
-"""Write what load_weights.py reads: LLaDA's checkpoints, PEFT's adapters and Learn2PD's filter."""
+"""Write what load_weights.py reads: checkpoints, PEFT's adapters and Learn2PD's filter."""
 
 import json
 import os
@@ -11,23 +11,30 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from families import FAMILIES, LLADA, PREFIX
 from lab.files import replacing
-from load_weights import CONFIG_KEYS, FIXED, PREFIX
+from load_weights import CONFIG_KEYS
 from model import Int8Linear, LLaDA
 
 
 def save_model(model: LLaDA, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write config.json and model.safetensors in LLaDA's format. dtype: default the model's."""
+    """Write config.json and model.safetensors in its family's format. dtype: default its own."""
     if any(isinstance(module, Int8Linear) for module in model.modules()):
-        lost = "a model in int8 has lost what LLaDA's format holds"
+        lost = "a model in int8 has lost what a checkpoint holds"
         raise ValueError(f"{lost}: load it without int8 to save it")
     c = model.config
-    config = {name: getattr(c, name) for name in CONFIG_KEYS} | FIXED
-    config |= {"n_kv_heads": c.kv_heads, "architectures": ["LLaDAModelLM"]}
-    config |= {"embedding_size": c.vocab_size, "pad_token_id": c.eos_token_id}
+    fits = lambda family: all(getattr(c, name) == value for name, value in family.own.items())
+    family = next(filter(fits, FAMILIES), None)
+    if family is None:
+        raise ValueError(f"no format holds qkv_bias={c.qkv_bias} with shift={c.shift}")
+    config = {family.key(name): getattr(c, name) for name in CONFIG_KEYS} | family.fixed
+    config |= {family.key("n_kv_heads"): c.kv_heads, "pad_token_id": c.eos_token_id}
+    if family is LLADA:
+        config |= {"architectures": ["LLaDAModelLM"], "embedding_size": c.vocab_size}
     if c.end_token_ids:  # of several the one that pads is the one that fills
         config["eos_token_id"] = list(c.ends)
-    tensors = {PREFIX + name: p.to("cpu", dtype or p.dtype) for name, p in model.named_parameters()}
+    weights = model.named_parameters()
+    tensors = {family.tensor(name): p.to("cpu", dtype or p.dtype) for name, p in weights}
     write_folder(folder, {"model.safetensors": tensors, "config.json": as_json(config)})
 
 

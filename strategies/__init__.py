@@ -85,6 +85,10 @@ class Part:
     # of a view: the forward of a block, from 0, since which each slot that it shows is computed
     # anew in every forward, or kept; 0 if it asks no window for its age, inf if it never settles
     settled: float = 1
+    shifts = False  # of a view, forward, choose or search: it is made for a shifted model, too
+    # of such a view: only the first forward of a block computes the slot before it, which predicts
+    # the block's first cell; so that is what this forward writes
+    leads = False
     cuts = False  # of a schedule: under eos="stop" all behind an end is EOS at once, open or not
     trajectories = 1  # of a search: rows for each prompt, among which it looks
 
@@ -137,9 +141,8 @@ class Strategy:
     block_length: Count | None = 32  # where the caller names none; None for gen_length
     fixed: bool = False  # whether block_length is the only one that will do
     temperature: float = 0.0  # where the caller names none
-    shift: Annotated[int, (0, 1)] = (
-        0  # 1 for a model whose logits say what comes next, instead of what is there
-    )
+    shift: Annotated[int, (0, 1)] = 0  # 1 for logits that say what comes next on any model
+    shifted: "Strategy | None" = None  # what takes its place on a model with a shift
 
     def __post_init__(self):
         for kind in TAKES:
@@ -159,9 +162,18 @@ class Strategy:
                 yield part
                 part = getattr(part, "inside", None)
 
-    def fresh(self) -> "Strategy":
+    def made_for(self, shift: int) -> "Strategy":
+        """A copy with parts of its own, for a model of this shift; ValueError if there is none."""
+        if shift and self.shifted:
+            return self.shifted.made_for(shift)
         names = "rule", "view", "schedule", "forward", "choose", "search"
-        return replace(self, **{name: fresh(getattr(self, name)) for name in names})
+        parts = {name: getattr(self, name) for name in names}
+        for kind, part in parts.items() if shift else ():
+            known = kind in ("rule", "schedule") or part is None or trait(part, "shifts")
+            if not known or trait(part, "revises"):
+                model = "a model whose logits predict the token after theirs, as Dream's do"
+                raise ValueError(f"{called(kind, part)} is not made for {model}")
+        return replace(self, **{name: fresh(part) for name, part in parts.items()})
 
 
 def rank(doubt: Tensor, candidates: Tensor) -> Tensor:
@@ -201,11 +213,14 @@ def windows(s) -> Iterator[Window]:
 def scored(at: Pass, window: Window, shift: int = 0) -> Slots:
     """Which rows of a query get logits: those that say something about the window's slots.
 
-    shift: how many slots before its own the logits of a token stand
+    shift: how many slots before its own the logits of a token stand; where the first of these is
+        missing (a view that leads) another stands in for it, of which nobody asks
     """
     start, end, query = window.start - shift, window.end - shift, at.query
     if isinstance(query, slice):
-        return slice(start - query.start, end - query.start)
+        start, end = start - query.start, end - query.start
+        every = torch.arange(start, end, device=window.live.device)
+        return slice(start, end) if start >= 0 else every.clamp(min=0)
     if at.own is None:  # no gaps: no wait for the device
         return torch.searchsorted(query, torch.arange(start, end, device=query.device))
     return ((query >= start) & (query < end)).nonzero()[:, 0]

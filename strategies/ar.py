@@ -11,7 +11,7 @@ def one_token(strategy: Strategy) -> None:
         raise ValueError("a causal view needs Strategy(..., block_length=1, fixed=True, shift=1)")
 
 
-@has(settled=0, check=one_token)
+@has(settled=0, shifts=True, check=one_token)
 def causal(s, window: Window) -> Pass:
     """Predict a block of one token from those before it, each of which is computed once."""
     end = window.end - 1

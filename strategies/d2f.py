@@ -68,9 +68,10 @@ def block_causal(cached: bool = True) -> View:
     and it is enough to recompute what was not final yet: the cache is exact. Without it everything
     is recomputed, which is the definition that the cache must equal."""
 
-    @has(settled=0)
+    @has(settled=0, shifts=True)
     def view(s, window: Window) -> Pass:
-        first, end = window.final if cached else 0, window.end
+        first = min(window.final, window.start - s.shift) if cached else 0
+        end = window.end
         mask = block_mask(s.prompt_length, s.block_length, first, end, s.x.device)
         return Pass(slice(first, end), slice(0, end) if cached else None, mask)
 

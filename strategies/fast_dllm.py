@@ -6,8 +6,8 @@ from torch import Tensor
 
 from kernels import Scores
 from model import Pass
-from strategies import Rule, Strategy, Sure, View, Window, named, rank, require
-from strategies.llada import full, quota, serial
+from strategies import Rule, Strategy, Sure, View, Window, has, named, rank, require
+from strategies.llada import ORDERS, Timesteps, full, quota, serial
 
 CacheName = Literal["none", "prefix", "dual", "vicinity", "frozen"]
 CacheSetting = Annotated[CacheName, "as in fast-dllm"]
@@ -32,6 +32,7 @@ def cached(cache: CacheName, *, prefix_look: Before = None, after_look: After = 
     near = [VICINITY if slots is None else slots for slots in sides.values()]
     before, behind = {"vicinity": near, "dual": (0, 0)}.get(cache, (0, None))
 
+    @has(shifts=True, leads=before == 0)
     def view(s, window: Window) -> Pass:
         S = s.x.shape[1]
         first, end = max(0, window.start - before), S
@@ -88,4 +89,7 @@ def fast_dllm(
     factor: replaces the threshold: commit the r surest while (r + 1) * (1 - confidence) <= factor
     """
     rule = threshold_rule(threshold) if factor is None else factor_rule(factor)
-    return Strategy(rule, cached(cache, prefix_look=prefix_look, after_look=after_look), serial)
+    view = cached(cache, prefix_look=prefix_look, after_look=after_look)
+    # what the authors' code does with Dream, whatever order it is asked for
+    dreams = Strategy(Timesteps(), view, serial, order=ORDERS["entropy"]) if rule is quota else None
+    return Strategy(rule, view, serial, shifted=dreams)

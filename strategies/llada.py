@@ -29,7 +29,7 @@ def one_block(strategy: Strategy, what: str) -> None:
         raise ValueError(f"{what} needs one block at a time: the schedule `serial`")
 
 
-@has(settled=0)
+@has(settled=0, shifts=True)
 def full(s, window: Window) -> Pass:
     """Recompute the whole canvas."""
     return Pass(slice(0, s.x.shape[1]))
@@ -41,6 +41,38 @@ def quota(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
     masks = candidates.sum(-1, keepdim=True)  # [N, 1]
     count = (masks + window.remaining - 1) // window.remaining  # rounded up
     return rank(scores.doubt, candidates) < count
+
+
+class Timesteps:
+    """Dream's quota (arXiv 2508.15487): of m masks m (1 - s / t), rounded down, as the time falls
+    from t to s, in even steps from 1 to eps; in the last step all.
+
+    A step that would write nothing is skipped: the next would see the same. Step 0 is the refresh
+    of a view that leads.
+    """
+
+    quota, check = True, staticmethod(quota.check)
+
+    def __init__(self, eps: float = 1e-3):
+        self.eps = eps
+
+    def fits(self, s) -> None:
+        self.leads, self.step = s.leads, torch.zeros_like(s.start)[:, None]  # [B, 1]: the next
+
+    def __call__(self, scores: Scores, candidates: Tensor, window: Window) -> Tensor:
+        live, masks = window.live, candidates.sum(-1, keepdim=True)  # [N, 1]
+        if window.age == 0:
+            time = torch.linspace(1, self.eps, window.remaining + 1, device=live.device)
+            self.share = 1 - time[1:] / time[:-1]  # float32 [steps], as in the authors' code
+            self.step.fill_(min(self.leads, window.remaining - 1))
+            if self.leads:
+                return rank(scores.doubt, candidates) < 1
+        count = (masks * self.share).long()  # [N, steps]
+        count[:, -1:] = masks
+        number = torch.arange(len(self.share), device=live.device)
+        step = ((count > 0) & (number >= self.step[live])).int().argmax(-1, keepdim=True)  # [N, 1]
+        self.step[live] = (step + 1).clamp(max=len(number) - 1)
+        return rank(scores.doubt, candidates) < count.gather(-1, step)
 
 
 # Which tokens are the surest: a doubt for every cell. None is the doubt of the scores themselves.

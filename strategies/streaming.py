@@ -20,7 +20,7 @@ def kept_suffix(window: Window, window_size: int | None) -> int:
 def pruned(view: View, window_size: int | None) -> View:
     """A view, all the same, but for the slots behind the block that are not kept."""
 
-    @has(settled=trait(view, "settled"), inside=view)
+    @has(inside=view, **{name: trait(view, name) for name in ("settled", "shifts", "leads")})
     def narrowed(s, window: Window) -> Pass:
         at, S = view(s, window), s.x.shape[1]
         every = isinstance(at.query, slice) and at.visible in (None, slice(0, S))

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # so that a bare `pytest` finds the project, too
 
+from families import PREFIX
 from lab.save import save_filter, save_model
-from load_weights import PREFIX
 from model import Config, LLaDA
 from strategies import STRATEGIES
 

@@ -15,6 +15,7 @@ import dllm
 import load_weights
 import program
 from conftest import random_model
+from families import PREFIX
 from lab import command_line, files
 from strategies import STRATEGIES, options
 
@@ -214,7 +215,7 @@ def test_a_damaged_checkpoint_is_one_line_and_exit_code_2(saved, tmp_path, capsy
 def test_nan_weights_are_refused_before_decoding(checkpoint, capsys):
     """Would catch an answer of NaN, which arg-max turns into plausible nonsense."""
     tensors = load_file(checkpoint / "model.safetensors")
-    tensors[load_weights.PREFIX + "wte.weight"][7] = torch.nan
+    tensors[PREFIX + "wte.weight"][7] = torch.nan
     save_file(tensors, checkpoint / "model.safetensors")
     out, err, code = run(capsys, "--model", checkpoint, "--prompt", "a")
     assert (out, code) == ("", 2) and err.count("\n") == 1 and "holds NaN or infinity" in err

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import load_weights
 from conftest import EOS, LORA, MASK, VOCABULARY, adapter_of, edit, random_model, random_prompt
+from families import PREFIX
 from lab import command_line
 from lab.save import save_adapter, save_model
-from load_weights import PREFIX, load_config, load_model
+from load_weights import load_config, load_model
 from model import Int8Linear, Linear
 
 ROOT = Path(__file__).parent.parent
@@ -306,7 +307,7 @@ BREAKAGES = {
     "a mask outside the vocabulary": (change_config(mask_token_id=40), "mask_token_id 40 lies outside the vocabulary of 40"),
     "another activation": (change_config(activation_type="gelu"), "activation_type is 'gelu', but this model implements only 'silu'"),
     "biases": (change_config(include_bias=True), "include_bias is True, but this model implements only False"),
-    "another model": (change_config(model_type="llama"), "this is a checkpoint of 'llama' (['LLaDAModelLM']), but this model implements only 'llada'"),
+    "another model": (change_config(model_type="llama"), "this is a checkpoint of 'llama' (['LLaDAModelLM']), but this model implements only LLaDA and Dream"),
     "an unknown key": (change_config(logit_softcap=30.0), "unknown key logit_softcap = 30.0 might change the arithmetic"),
     "an index without a map": (index("{}"), "no weight_map"),
     "an index that is no JSON": (index("[" * 100_000), "model.safetensors.index.json is not readable as JSON"),
@@ -401,7 +402,7 @@ def test_another_model_is_named_before_any_of_its_keys(checkpoint):
     """Would catch a message about a key, from which nobody would guess that the whole model is another."""
     edit(checkpoint / "config.json", lambda c: c.update(model_type="llada_moe", num_experts=64, architectures=["LLaDAMoEModelLM"]))
     edit(checkpoint / "config.json", lambda c: [c.pop(key) for key in ("d_model", "block_type")])
-    with pytest.raises(ValueError, match=r"this is a checkpoint of 'llada_moe' \(\['LLaDAMoEModelLM'\]\), but this model implements only"):
+    with pytest.raises(ValueError, match=r"this is LLaDA-MoE \(\['LLaDAMoEModelLM'\]\), but this model implements only"):
         load_model(checkpoint)
 
 
