@@ -47,8 +47,7 @@ def load_model(
     folder, device = find_folder(source), find_device(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     config, files = load_config(folder), weight_files(folder)
-    family, _ = read_config(folder, CONFIG_KEYS)
-    headers = read_headers(files)
+    family, headers = read_config(folder, CONFIG_KEYS)[0], read_headers(files)
     key = family.key("n_layers")
     more = f"{key} is {config.n_layers}, but there are only {len(headers)} tensors"
     refuse(config.n_layers > len(headers), folder / "config.json", more)  # a million take minutes

@@ -233,9 +233,9 @@ TAKEN: set[str] = set()  # names of settings that every strategy has
 
 # The order in which they are listed; a file that is not named here comes after them.
 KNOWN = (
-    "llada", "fast_dllm", "localleap", "streaming", "d2f", "ar", "hierarchy", "saber", "editing",
-    "conv", "learn2pd", "credit", "smoothing", "dinfer", "dkv", "sparse", "dllm_cache", "d3llm",
-    "dllm_var", "freedave", "spiffy", "swift", "apd", "guided", "prism",
+    "llada", "fast_dllm", "localleap", "streaming", "d2f", "dream", "ar", "hierarchy", "saber",
+    "editing", "conv", "learn2pd", "credit", "smoothing", "dinfer", "dkv", "sparse", "dllm_cache",
+    "d3llm", "dllm_var", "freedave", "spiffy", "swift", "apd", "guided", "prism",
 )  # fmt: skip
 
 
