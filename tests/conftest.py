@@ -28,9 +28,9 @@ MASK, EOS, VOCABULARY = 39, 38, 40
 GAINS = {"wte": 1.0, "q_proj": 3.0, "k_proj": 3.0}  # of a matrix; the last of all has 4
 
 
-def random_model(seed: int, n_layers: int = 2, n_kv_heads: int = 4, max_sequence_length: int = 512, **family) -> LLaDA:
+def random_model(seed: int, n_layers: int = 2, n_kv_heads: int = 4, max_sequence_length: int = 512, config=None, **family) -> LLaDA:
     """A model of 40 tokens with random float32 weights: sharp attention for varied answers, a sharp head for confidences of 0.2 to 1."""
-    config = Config(32, n_layers, 4, 48, VOCABULARY, MASK, EOS, n_kv_heads, max_sequence_length, **family)
+    config = config or Config(32, n_layers, 4, 48, VOCABULARY, MASK, EOS, n_kv_heads, max_sequence_length, **family)
     model = LLaDA(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
