@@ -43,8 +43,8 @@ def dream(
     top_k: Count | None = None,
     cache: CacheSetting = "none",
 ) -> Strategy:
-    """Dream (arXiv 2508.15487): its own sampler: so many of the surest tokens as the time falls
-    from 1 to nearly 0, anywhere in the answer.
+    """Dream (arXiv 2508.15487): its own sampler, anywhere in the answer the surest of the masks, so
+    many as the time falls in a step.
 
     alg: the surest are those of least entropy, highest probability or widest margin
     eps: the time at the end; more than 0 makes the first steps smaller, and the last larger

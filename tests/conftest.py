@@ -28,9 +28,9 @@ MASK, EOS, VOCABULARY = 39, 38, 40
 GAINS = {"wte": 1.0, "q_proj": 3.0, "k_proj": 3.0}  # of a matrix; the last of all has 4
 
 
-def random_model(seed: int, n_layers: int = 2, n_kv_heads: int = 4, max_sequence_length: int = 512, **family) -> LLaDA:
+def random_model(seed: int, n_layers: int = 2, n_kv_heads: int = 4, max_sequence_length: int = 512, config=None, **family) -> LLaDA:
     """A model of 40 tokens with random float32 weights: sharp attention for varied answers, a sharp head for confidences of 0.2 to 1."""
-    config = Config(32, n_layers, 4, 48, VOCABULARY, MASK, EOS, n_kv_heads, max_sequence_length, **family)
+    config = config or Config(32, n_layers, 4, 48, VOCABULARY, MASK, EOS, n_kv_heads, max_sequence_length, **family)
     model = LLaDA(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
@@ -53,14 +53,6 @@ def random_filter(k: int, seed: int = 0) -> str:
         generator = torch.Generator().manual_seed(seed)
         draw = lambda *shape: torch.randn(*shape, generator=generator) / k**0.5
         save_filter([torch.eye(k) + 0.3 * draw(k, k), 0.1 * draw(k), 6 * torch.eye(k) + draw(k, k), draw(k) - 4], file)
-    return str(file)
-
-
-def random_frequencies(seed: int = 0) -> str:
-    """A file with how often each token is in a corpus; two are not in it."""
-    file = Path(FILTERS.name, f"frequencies-{seed}.json")
-    counts = torch.randint(1, 100, (EOS,), generator=torch.Generator().manual_seed(seed))
-    file.write_text(json.dumps({"num_token": int(counts.sum()), "p_baseline_dict": dict(enumerate(counts.tolist()))}))
     return str(file)
 
 
@@ -121,7 +113,7 @@ def adapter_of(folder: Path, model: LLaDA, rank: int = 3, **config) -> dict[str,
     for name, module in model.named_modules():
         if name.endswith(("q_proj", "ff_proj")):
             out_width, in_width = module.weight.shape
-            halves[name] = (torch.randn(rank, in_width, generator=generator) / 8, torch.randn(out_width, rank, generator=generator) / 8)
+            halves[name] = torch.randn(rank, in_width, generator=generator) / 8, torch.randn(out_width, rank, generator=generator) / 8
     tensors = {LORA(n, half): t for n, pair in halves.items() for half, t in zip("AB", pair)}
     save_file(tensors, folder / "adapter_model.safetensors")
     return halves

@@ -17,7 +17,7 @@ from course import rank
 from course.grade import sft_loss
 from lab import bench, calibrate, command_line, filter, gallery, likelihood, trace, train
 from strategies import STRATEGIES, options
-from test_goldens import BASELINES, CASES, RELATED
+from test_goldens import BASELINES, CASES, DREAM, RELATED, SOURCES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "course" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,6 +52,7 @@ def sources_table() -> str:
     for name in STRATEGIES:
         counts = Counter(PAPERS for cases in CASES.values() for case in cases if case["strategy"] == name)
         counts += Counter(case["source"] for case in RELATED + BASELINES if case["strategy"] == name)
+        counts += Counter(SOURCES[case["source"]] for cases in DREAM.values() for case in cases if case["strategy"] == name)
         rows += [f"| [{name}]({name}.md) | {source} | {count} |" for source, count in counts.items()]
     return "\n".join(rows) + "\n"
 

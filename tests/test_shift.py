@@ -174,18 +174,6 @@ def test_a_missing_row_is_no_row_before_the_query(first, shift, rows):
 # --- steps
 
 
-@pytest.mark.parametrize("G, N", [(8, 8), (16, 5), (16, 16), (16, 40), (8, 1)])
-def test_the_quota_is_that_of_the_formula(G, N):
-    """Would catch a share that is rounded to the nearest, or steps that are counted from another one."""
-    eps, masks, counts = 1e-3, G, []
-    for i in range(N):
-        t, s = (1 - (1 - eps) * j / N for j in (i, i + 1))
-        n = int(masks * (1 - s / t) + 1e-9) if i < N - 1 else masks  # exact numbers are never whole here
-        masks, counts = masks - n, counts + [n] * (n > 0)
-    steps = decode(dream(), [1, 2], "dream", gen_length=G, steps=N) if "dream" in STRATEGIES else ()
-    assert [int(step.commit.sum()) for step in steps] == (counts if steps else [])
-
-
 def test_one_step_a_block_still_fills_it():
     """Would catch what the authors' code leaves: with a cache and one step for each block, all but its first cell would stay masks."""
     for cache in ("prefix", "dual"):
