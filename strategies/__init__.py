@@ -220,7 +220,8 @@ TAKEN: set[str] = set()  # names of settings that every strategy has
 KNOWN = (
     "llada", "fast_dllm", "localleap", "streaming", "d2f", "ar", "hierarchy", "saber", "editing",
     "conv", "learn2pd", "credit", "smoothing", "dinfer", "dkv", "sparse", "dllm_cache", "d3llm",
-    "dllm_var", "freedave", "spiffy", "swift", "apd", "guided", "prism",
+    "dllm_var", "freedave", "spiffy", "swift", "apd", "guided", "prism", "sdar", "fast_dllm_v2",
+    "nbdiff", "s2d2", "wedlm",
 )  # fmt: skip
 
 

@@ -64,12 +64,20 @@ CASES = [
     *[("prism", {"cache": cache, "threshold": 0.5, "n": 4, "k": 2, "interval": 1, "search_to": 1.0}) for cache in CACHES],
     ("prism", {"cache": "dual", "n": 3, "k": 1, "threshold": None, "cfg_scale": 0.7, "interval": 2, "decay": 1.2}),
     ("ar", {"block_length": 1}),
+    *[("sdar", {"cache": cache, "threshold": 0.5}) for cache in ("none", "exact")],
+    ("sdar", {"threshold": 0.5, "sub_blocks": 2, "block_length": 4, "block_add_threshold": 0.5}),
+    *[("nbdiff", {"cache": cache, "threshold": 0.5, "block_add_threshold": add}) for cache in ("none", "exact") for add in (None, 0.3)],
+    ("nbdiff", {"threshold": 0.5, "cfg_scale": 0.7, "sub_blocks": 4, "block_length": 2}),
+    *[("fast-dllm-v2", {"cache": c, "threshold": 0.5, "sub_blocks": 2, "block_length": 4}) for c in ("none", "exact", "dual")],
+    ("s2d2", {}),
+    *[("wedlm", {"block_length": 1, "threshold": t, "window": w}) for t, w in ((0.4, 16), (1.5, 6))],
+    *[("s2d2", {"context": context, "shift": 0, "threshold": 0.5, "worth": 1.5}) for context in ("block", "token")],
 ]
 CASES = [case for case in CASES if case[0] in STRATEGIES]
 REVISING = ("saber", "editing", "dllm-var")  # which write to a cell more than once
 DRAFTING = ("freedave", "spiffy", "swift")  # whose forwards compute more than one canvas, and not every commit has one
 GUIDED = ("apd", "guided")  # whose forwards are two, one of another model
-TWICE = ("swift", *GUIDED)  # which may run two forwards for a token
+TWICE = ("swift", "s2d2", *GUIDED)  # which may run two forwards for a token
 SEARCHING = ("prism",)  # which decode several canvases
 case = st.sampled_from(CASES)
 one_canvas = st.sampled_from([case for case in CASES if case[0] not in SEARCHING])
