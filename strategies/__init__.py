@@ -137,9 +137,8 @@ class Strategy:
     block_length: Count | None = 32  # where the caller names none; None for gen_length
     fixed: bool = False  # whether block_length is the only one that will do
     temperature: float = 0.0  # where the caller names none
-    shift: Annotated[int, (0, 1)] = (
-        0  # 1 for a model whose logits say what comes next, instead of what is there
-    )
+    # 1 for a model whose logits say what comes next, instead of what is there
+    shift: Annotated[int, (0, 1)] = 0
 
     def __post_init__(self):
         for kind in TAKES:

@@ -182,7 +182,15 @@ def test_it_is_a_job_of_lab_train_that_leaves_an_adapter_and_goes_on_where_it_wa
     flags = ["blocks", "--batch=4", "--rank=2", "--save-every=1", f"--start={command_line.TINY}"]
     for name, steps in (("whole", [4]), ("killed", [2, 4])):
         for count in steps:
-            s = blocks.Settings(steps=4, batch=4, rank=2, save_every=1, start=str(command_line.TINY), run=str(tmp_path / name), out=str(tmp_path / f"{name}-out"))
+            s = blocks.Settings(
+                steps=4,
+                batch=4,
+                rank=2,
+                save_every=1,
+                start=str(command_line.TINY),
+                run=str(tmp_path / name),
+                out=str(tmp_path / f"{name}-out"),
+            )
             if count < 4:
                 module, opts, first = train.begin(s)
                 for step in range(first, count):

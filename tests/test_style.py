@@ -11,7 +11,17 @@ WIDTH, LENGTH, PARAMETERS = 100, 40, 8  # columns; lines of a function without i
 FILES = [file for file in ROOT.rglob("*.py") if not {"tests", "venv", ".venv"} & set(file.relative_to(ROOT).parts)]
 
 # several systems' parts, or a search; layers of the network run in a way of their own; a pipeline with a cache of its own
-LARGER = {"drafts": 150, "guides": 150, "prism": 150, "smoothing": 100, "sparse": 85, "dllm_cache": 90, "s2d2": 100, "wedlm": 65, "d3llm": 70}
+LARGER = {
+    "drafts": 150,
+    "guides": 150,
+    "prism": 150,
+    "smoothing": 100,
+    "sparse": 85,
+    "dllm_cache": 90,
+    "s2d2": 100,
+    "wedlm": 65,
+    "d3llm": 70,
+}
 PAPERS = ("llada", "fast_dllm", "localleap", "streaming", "d2f", "ar")
 # files, and the number of lines that they stay below, together
 BUDGETS = {

@@ -30,7 +30,14 @@ def test_what_finished_tokens_see():
     assert seen["causal"] == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
 
 
-@given(seeds, contexts, shifts, st.sampled_from([(8, 1), (4, 2), (2, 4), (3, 2)]), st.sampled_from([None, 0.0, 0.5]), st.sampled_from([0.3, 0.6]))
+@given(
+    seeds,
+    contexts,
+    shifts,
+    st.sampled_from([(8, 1), (4, 2), (2, 4), (3, 2)]),
+    st.sampled_from([None, 0.0, 0.5]),
+    st.sampled_from([0.3, 0.6]),
+)
 def test_the_cache_is_exact(seed, context, shift, parts, add, threshold):
     """Would catch keys and values that are kept from when a block was open or its sub-block was, and a row before the block that is
     computed under another mask than finished text: of a padded batch of two, in which one waits for the other."""
@@ -68,7 +75,9 @@ def test_each_switch_changes_tokens():
     """Negative controls: what a finished token sees, where logits stand, how long a block is, parts of a block, several in flight."""
     base = {"context": "causal", "shift": 1}
     for other in ({"context": "token"}, {"context": "block"}, {"shift": 0}, {"add": 0.2}, {"parts": 2, "block_length": 4}):
-        pairs = [(run(seed, blocks(**base)), run(seed, blocks(**base | other), block_length=other.get("block_length", 8))) for seed in range(6)]
+        pairs = [
+            (run(seed, blocks(**base)), run(seed, blocks(**base | other), block_length=other.get("block_length", 8))) for seed in range(6)
+        ]
         assert sum(answers(one) != answers(two) for one, two in pairs) >= 3, other
     short = [run(seed, blocks(**base, block_length=4), block_length=4) for seed in range(6)]
     parts = [run(seed, blocks(**base, parts=2, block_length=4), block_length=4) for seed in range(6)]

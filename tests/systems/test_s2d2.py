@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from conftest import EOS, random_model, random_prompt
 from dllm import generate
+from kernels import Scores
 from shared import GREEDY, refused, run, same, seeds
 from strategies import build
 from strategies.blocks import blocks_of, in_blocks
@@ -23,7 +24,7 @@ class Liar(Verifier):
     def __call__(self, s, window, scores, candidates, logits, noise):
         draw = torch.Generator().manual_seed(s.nfe)
         drafts = torch.randint(0, EOS, scores.token.shape, generator=draw)
-        return super().__call__(s, window, scores._replace(token=drafts), candidates, logits, noise)
+        return super().__call__(s, window, Scores(drafts, scores.doubt), candidates, logits, noise)
 
 
 class Believer(Verifier):
@@ -55,7 +56,9 @@ def test_what_is_written_is_what_blocks_of_one_token_write(seed, way, verifier, 
         assert same(result, run(seed, "s2d2", *prompts, context=context, shift=shift, threshold=threshold))
 
 
-@pytest.mark.parametrize("context, shift, verifier", [("block", 0, Verifier), ("block", 1, Verifier), ("token", 0, Believer), ("causal", 1, Believer)])
+@pytest.mark.parametrize(
+    "context, shift, verifier", [("block", 0, Verifier), ("block", 1, Verifier), ("token", 0, Believer), ("causal", 1, Believer)]
+)
 def test_otherwise_it_is_not(context, shift, verifier):
     """Negative controls: where finished blocks were read both ways the two modes have read another text; and where every draft is right
     nothing is verified."""

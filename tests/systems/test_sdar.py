@@ -9,7 +9,9 @@ def test_its_settings_are_those_of_its_parts():
     """Would catch a setting that is ignored."""
     for seed in range(4):
         mine = in_blocks(blocks_of("block", 0, 2), 0.4, 0.5)
-        assert same(run(seed, "sdar", threshold=0.4, sub_blocks=2, block_add_threshold=0.5, block_length=4), run(seed, mine, block_length=4))
+        assert same(
+            run(seed, "sdar", threshold=0.4, sub_blocks=2, block_add_threshold=0.5, block_length=4), run(seed, mine, block_length=4)
+        )
         quota = in_blocks(blocks_of("block"), None)
         assert same(run(seed, "sdar", threshold=None, steps=9), run(seed, quota, steps=9))
 
