@@ -21,7 +21,7 @@ from torch.optim import AdamW, Optimizer
 from lab.save import save_adapter
 from lab.train import Batch, Run
 from load_weights import load_config, load_model
-from model import Pass
+from model import LLaDA, Pass
 from strategies import Count, Share, require
 from strategies.d2f import block_mask
 
@@ -40,6 +40,20 @@ class LoRA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.base(x) + self.scale * F.linear(F.linear(x, self.lora_A), self.lora_B)
+
+
+def adapt(model: LLaDA, targets, rank: int, alpha: float, generator) -> list[nn.Parameter]:
+    """Give these matrices of every layer their LoRA; returns what is to be trained."""
+    for block in model.blocks:
+        for name in targets:
+            setattr(block, name, LoRA(getattr(block, name), rank, alpha, generator))
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def halves(model: LLaDA) -> dict[str, tuple[Tensor, Tensor]]:
+    """What save_adapter writes."""
+    named = model.named_modules()
+    return {name: (m.lora_A, m.lora_B) for name, m in named if isinstance(m, LoRA)}
 
 
 @dataclass(frozen=True)
@@ -78,11 +92,7 @@ class Settings(Run):
     def begin(self) -> tuple[nn.ModuleDict, list[Optimizer]]:
         teacher, student = (load_model(self.teacher, None, "cpu", torch.float32) for _ in range(2))
         generator = torch.Generator().manual_seed(self.seed)
-        for block in student.blocks:
-            for name in TARGETS:
-                base = getattr(block, name)
-                setattr(block, name, LoRA(base, self.rank, self.alpha, generator))
-        adapter = [p for p in student.parameters() if p.requires_grad]
+        adapter = adapt(student, TARGETS, self.rank, self.alpha, generator)
         optimizer = AdamW(adapter, lr=self.adam, betas=(0.9, 0.95), weight_decay=0.0)
         return nn.ModuleDict({"student": student, "teacher": teacher}), [optimizer]
 
@@ -109,9 +119,7 @@ class Settings(Run):
         return min((step + 1) / self.warmup, (self.steps - step) / self.steps)
 
     def save(self, both: nn.ModuleDict) -> None:
-        named = both.student.named_modules()
-        halves = {name: (m.lora_A, m.lora_B) for name, m in named if isinstance(m, LoRA)}
-        save_adapter(halves, self.alpha, self.out)
+        save_adapter(halves(both.student), self.alpha, self.out)
 
 
 def mask_ratios(B: int, K: int, least: float, most: float, rng: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Train the tiny model: `python -m lab.train`; its twin, D2F student, filter: `... ar|d2f|filter`.
+"""Train the tiny model: `python -m lab.train`; others: `... ar|blocks|d2f|filter`.
 
 Every answer token is supervised first, then LLaDA's masked-diffusion objective takes over:
 
@@ -45,11 +45,12 @@ from tqdm import tqdm
 from lab.command_line import Parser
 from lab.files import locked, replacing, sweep
 from lab.save import save_model, write_tensors
-from lab.tasks import Random, problems
+from lab.tasks import Problem, Random, problems
 from lab.tokenizer import EOS, MASK, ROUND, build, chat, save_tokenizer
 from load_weights import check_memory
 from model import Config, LLaDA, Pass
 from strategies import Count, Share, check_settings, options, require
+from strategies.blocks import Context, context_mask
 
 CHECKPOINT = "checkpoint.safetensors"
 LOWER = "lower adam, or muon where there is one, and begin another run"
@@ -103,6 +104,10 @@ class Run:
 
     def has_tails(self, step: int) -> bool:
         return self.tails > 0 and step >= (1 - self.tails) * self.main_steps
+
+    def problems(self, step: int) -> Iterator[Problem]:
+        """Those of a step, without end."""
+        return problems(f"train/{self.seed}/{step}", polish=step >= self.main_steps)
 
     def recipe(self) -> dict:
         """What must not change when a run is resumed."""
@@ -215,16 +220,20 @@ def collate(pairs: list[tuple[list[int], list[int]]], length: int, eos: int) -> 
     prompt = torch.tensor([[eos] * pad + prompt for pad, (prompt, _) in zip(start, pairs)])
     answer = torch.tensor([answer + [eos] * (length - len(answer)) for _, answer in pairs])
     own = torch.tensor([len(answer) for _, answer in pairs])[:, None]  # [B, 1]
+    return Batch(prompt, torch.tensor(start), answer, weigh(own, length))
+
+
+def weigh(own: Tensor, length: int) -> Tensor:
+    """What each token of answers of `own` tokens, int64 [B, 1], weighs among `length`: [B, A]."""
     place = torch.arange(length)
     weight = torch.where(place < own, 1.0, 1 / (length - own).clamp(min=1)) / own
-    weight = torch.where((place < own) & (place >= own - 2), weight.clamp(min=END), weight)
-    return Batch(prompt, torch.tensor(start), answer, weight)
+    return torch.where((place < own) & (place >= own - 2), weight.clamp(min=END), weight)
 
 
 def batches(s: Run, step: int, rank: int) -> list[Batch]:
     """The examples of one step that fall to one process, in groups of similar length."""
     tails, polished, tokenizer = s.has_tails(step), step >= s.main_steps, build()
-    chosen = list(islice(problems(f"train/{s.seed}/{step}", polish=polished), s.batch))
+    chosen = list(islice(s.problems(step), s.batch))
     texts = [chat(problem.prompt) for problem in chosen] + [p.answer + EOS for p in chosen]
     ids = [e.ids for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
     pairs = zip(ids[: s.batch], ids[s.batch :])
@@ -248,11 +257,14 @@ def batches(s: Run, step: int, rank: int) -> list[Batch]:
 # ---- Objectives. Each returns what score() does.
 
 
-def two_stream_mask(P: int, A: int, block: int) -> Tensor:
-    """Who sees whom: bool [P + 2A, P + 2A], prompt and clean answer, then its noisy copy.
+def two_stream_mask(
+    P: int, A: int, block: int, context: Context = "token", copies: int = 1
+) -> Tensor:
+    """Who sees whom: bool [P + A + copies * A] twice, prompt and clean answer, then noisy copies.
 
-    The prompt sees itself, a clean token the prompt and the clean ones up to itself, a noisy one
-    the prompt, the clean tokens of earlier blocks and its own noisy block. P = 1, A = 2, block = 1:
+    Prompt and clean tokens see each other as `context` says; by default the prompt sees itself, a
+    clean token the prompt and the clean ones up to itself. A noisy token sees the prompt, the clean
+    tokens of earlier blocks and its own block of its own copy. P = 1, A = 2, block = 1:
 
               p a b a' b'
         p     1 . . .  .
@@ -261,11 +273,12 @@ def two_stream_mask(P: int, A: int, block: int) -> Tensor:
         a'    1 . . 1  .
         b'    1 1 . .  1
     """
-    place = torch.cat((torch.full((P,), -1), torch.arange(A)))  # [P + A], the prompt before 0
-    first = torch.arange(A) // block * block  # [A], where the block of each begins
-    before = torch.cat((place + 1, first))  # [P + 2A]: it sees the clean tokens before this place
-    own = torch.cat((torch.full((P + A,), -1), first))  # [P + 2A]: and the noisy block from here on
-    return torch.cat((place < before[:, None], first == own[:, None]), 1)
+    clean = context_mask(P, block, context, 0, P + A)  # [P + A, P + A]
+    number = torch.arange(A) // block  # [A], the block of each
+    before = torch.cat((torch.full((P,), -1), number)) < number[:, None]  # [A, P + A]
+    own = torch.eye(copies).kron((number == number[:, None]).float()).bool()
+    noisy = torch.cat((before.repeat(copies, 1), own), 1)
+    return torch.cat((F.pad(clean, (0, copies * A)), noisy))
 
 
 def two_stream_loss(model: LLaDA, batch: Batch, block: int, least: float, rng) -> tuple:
@@ -566,7 +579,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def command(arguments: list[str]) -> None:
-    known = arguments and arguments[0] in ("ar", "d2f", "filter")
+    known = arguments and arguments[0] in ("ar", "blocks", "d2f", "filter")
     kind, *arguments = arguments if known else ["train", *arguments]
     module = importlib.import_module(f"lab.{kind}")
     name = "lab.train" if kind == "train" else f"lab.train {kind}"

@@ -82,12 +82,20 @@ CASES = [
     ("remdm", {"cache": "none", "extra": 3, "steps": 6}),
     *[("prophet", {"cache": cache, **GAPS}) for cache in CACHES],
     ("prophet", GAPS | {"cache": "none", "steps": 6}),
+    *[("sdar", {"cache": cache, "threshold": 0.5}) for cache in ("none", "exact")],
+    ("sdar", {"cache": "exact", "threshold": 0.5, "sub_blocks": 2, "block_length": 4, "block_add_threshold": 0.5}),
+    *[("nbdiff", {"cache": cache, "threshold": 0.5, "block_add_threshold": add}) for cache in ("none", "exact") for add in (None, 0.3)],
+    ("nbdiff", {"cache": "exact", "threshold": 0.5, "cfg_scale": 0.7, "sub_blocks": 4, "block_length": 2}),
+    *[("fast-dllm-v2", {"cache": c, "threshold": 0.5, "sub_blocks": 2, "block_length": 4}) for c in ("none", "exact", "dual")],
+    ("s2d2", {}),
+    *[("wedlm", {"block_length": 1, "threshold": t, "window": w}) for t, w in ((0.4, 16), (1.5, 6))],
+    *[("s2d2", {"context": context, "shift": 0, "threshold": 0.5, "worth": 1.5}) for context in ("block", "token")],
 ]
 CASES = [case for case in CASES if case[0] in STRATEGIES]
 REVISING = ("saber", "editing", "dllm-var", "wino", "p2", "remdm")  # which write to a cell more than once
 DRAFTING = ("freedave", "spiffy", "swift")  # whose forwards compute more than one canvas, and not every commit has one
 GUIDED = ("apd", "guided")  # whose forwards are two, one of another model
-TWICE = ("swift", *GUIDED, "remdm")  # which may run two forwards for a token
+TWICE = ("swift", "s2d2", *GUIDED, "remdm")  # which may run two forwards for a token
 TAKING_BACK = ("saber", "wino", "p2", "remdm")
 SEARCHING = ("prism",)  # which decode several canvases
 case = st.sampled_from(CASES)

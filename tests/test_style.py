@@ -11,14 +11,24 @@ WIDTH, LENGTH, PARAMETERS = 100, 40, 8  # columns; lines of a function without i
 FILES = [file for file in ROOT.rglob("*.py") if not {"tests", "venv", ".venv"} & set(file.relative_to(ROOT).parts)]
 
 # several systems' parts, or a search; layers of the network run in a way of their own; a pipeline with a cache of its own
-LARGER = {"drafts": 150, "guides": 150, "prism": 150, "smoothing": 100, "sparse": 85, "dllm_cache": 90, "d3llm": 70}
+LARGER = {
+    "drafts": 150,
+    "guides": 150,
+    "prism": 150,
+    "smoothing": 100,
+    "sparse": 85,
+    "dllm_cache": 90,
+    "s2d2": 100,
+    "wedlm": 65,
+    "d3llm": 70,
+}
 PAPERS = ("llada", "fast_dllm", "localleap", "streaming", "d2f", "ar")
 # files, and the number of lines that they stay below, together
 BUDGETS = {
     "the decoder, five papers and ar": (
         ["dllm.py", "checks.py", "model.py", "kernels.py", "load_weights.py", "strategies/__init__.py", *(f"strategies/{p}.py" for p in PAPERS)], 2250,
     ),
-    "lab": ([str(file.relative_to(ROOT)) for file in ROOT.glob("lab/**/*.py")], 4949),
+    "lab": ([str(file.relative_to(ROOT)) for file in ROOT.glob("lab/**/*.py")], 5180),
     **{
         str(file.relative_to(ROOT)): ([str(file.relative_to(ROOT))], LARGER.get(file.stem, 60))
         for file in sorted((ROOT / "strategies").glob("[a-z]*.py"))

@@ -55,7 +55,14 @@ def test_the_surest_are_those_of_the_order(seed, names):
 def test_what_is_asked_for_changes_something():
     """Negative controls: orders, times, likeliest tokens and caches each change some answers."""
     plain = {"steps": 9, "block_length": 24, "alg": "maskgit_plus"}
-    for own in ({"alg": "entropy"}, {"alg": "topk_margin"}, {"eps": 0.5}, {"top_k": 2}, {"top_p": 0.6}, {"cache": "dual", "block_length": 8}):
+    for own in (
+        {"alg": "entropy"},
+        {"alg": "topk_margin"},
+        {"eps": 0.5},
+        {"top_k": 2},
+        {"top_p": 0.6},
+        {"cache": "dual", "block_length": 8},
+    ):
         assert changed("dream", plain, "dream", plain | own) >= 3, own
 
 
