@@ -21,6 +21,7 @@ from pathlib import Path
 
 from course.names import HERE, exercises, place, stem_of, title
 from course.process import graded
+from lab.files import check_place
 
 MARKS = {"passed": "+", "failed": "x", "refused": "!", "not begun": "."}
 
@@ -142,8 +143,9 @@ def watch(args, files: dict[str, list[Path]]) -> None:
 
 
 def page(path: str, file: Path, *more: Path) -> int:
-    if more or not path.endswith(".html"):
-        raise ValueError(f"--page {path}: expected a name that ends in .html, for one exercise")
+    if more:
+        raise ValueError(f"--page {path}: expected one exercise")
+    check_place("--page", path, ".html")
     from course.page import write  # slow to load
 
     write(path, file)

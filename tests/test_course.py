@@ -346,7 +346,7 @@ def test_one_exercise_of_one_student(classroom, tmp_path):
     assert "the project's" in (tmp_path / "p.html").read_text()
 
 
-def test_what_cannot_be_asked(tmp_path):
+def test_what_cannot_be_asked(tmp_path, capsys):
     """Would catch a traceback."""
     for arguments, message in [
         (["99"], "exercise is '99', expected one of 1, "),
@@ -354,7 +354,11 @@ def test_what_cannot_be_asked(tmp_path):
         (["--in", tmp_path], "neither exercises there, nor folders of students"),
         (["1", "--page", "p.txt"], "expected a name that ends in .html"),
         (["1", "--page", tmp_path / "p.html"], "not begun"),
+        (["1", "--page", tmp_path / "no" / "p.html", "--in", SOLUTIONS], "there is no folder"),  # before it decodes
+        (["1", "2", "--page", "p.html"], "expected one exercise"),
         (["--what"], "unrecognized arguments: --what"),
     ]:
-        done = run(*arguments)
-        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        with pytest.raises(SystemExit) as ended:
+            program.main(list(map(str, arguments)))
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and message in error and error.count("\n") == 1, error
