@@ -56,6 +56,14 @@ def random_filter(k: int, seed: int = 0) -> str:
     return str(file)
 
 
+def random_frequencies(seed: int = 0) -> str:
+    """A file with how often each token is in a corpus; two are not in it."""
+    file = Path(FILTERS.name, f"frequencies-{seed}.json")
+    counts = torch.randint(1, 100, (EOS,), generator=torch.Generator().manual_seed(seed))
+    file.write_text(json.dumps({"num_token": int(counts.sum()), "p_baseline_dict": dict(enumerate(counts.tolist()))}))
+    return str(file)
+
+
 def random_prompt(seed: int, length: int) -> list[int]:
     return torch.randint(0, EOS, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 

@@ -1,5 +1,7 @@
 """Dream's own sampler: how many tokens a step writes, which, and from which of the vocabulary. On models with a shift: test_shift.py."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
