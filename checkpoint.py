@@ -190,9 +190,6 @@ class Tokenizer:
 
     def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
         """Put [{"role": ..., "content": ...}, ...] through the template, up to where it answers."""
-        if not self.template:
-            without = "this checkpoint has no chat template"
-            raise ValueError(f"{without}: give the prompt as raw text (--raw)")
         return self.encode(self.render(messages, True))
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
@@ -201,6 +198,11 @@ class Tokenizer:
         return self.ask("cannot decode this", self.encoder.decode, ids, skip_special_tokens)
 
     def render(self, messages: list[dict[str, str]], answers: bool) -> str:
+        """The text that the template makes of them, up to where the model answers or what is said
+        ends."""
+        if not self.template:
+            without = "this checkpoint has no chat template"
+            raise ValueError(f"{without}: give the prompt as raw text (--raw)")
         given = {"messages": messages, "add_generation_prompt": answers}
         # also without tools they are given: templates ask whether they are none
         return render(self.template, self.names | {"tools": None, "documents": None} | given)

@@ -18,7 +18,9 @@ from pathlib import Path
 from course.checks import cells
 from course.grading import DEFAULT, Endless, Part, load, refuse, said
 from dllm import generate
-from lab.compare import STORIES, Contender, contender, decode_all
+from lab.compare import decode_all
+from lab.contenders import Contender, contender
+from lab.data import Tasks
 from lab.report import replace_file, table
 from strategies import Strategy
 from strategies.fast_dllm import cached
@@ -48,7 +50,8 @@ WIDTH = {
 def measure(contenders: list[Contender], **asked) -> dict[str, dict[str, float]]:
     """Right answers, of a hundred, with their 95 % interval; forwards and rows of a story."""
     own = {"model": None, "adapter": None, "device": "cpu", "dtype": "float32", "eos": "own"}
-    tally = decode_all(Namespace(**own, **ASKED | asked), contenders, list(STORIES))
+    args = Namespace(task="stories", **own, **ASKED | asked)
+    tally = decode_all(args, contenders, Tasks(args))
     for label, why in tally.without.items():
         raise ValueError(f"{label}: {why}")
     found = tally.figures([c.label for c in contenders], "")["all"]

@@ -9,15 +9,12 @@ Under torchrun each process answers its share of the batches. Left out on purpos
 write one file; the second is refused.
 """
 
-import hashlib
 import json
-import os
 import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -28,8 +25,9 @@ from tqdm import tqdm
 from dllm import Result, Settings, StepLimit, check_prompt, generate, prepare
 from lab import parallel
 from lab.command_line import checked_plan, encode, find_model, open_model, print_counters
-from lab.files import append, check_place, json_object, locked, read_bytes, whole_text
-from strategies import STRATEGIES, options, require
+from lab.files import check_place, json_object, read_bytes, whole_text
+from lab.journal import Journal, resolved
+from strategies import require
 
 BATCH_SIZE = 8
 
@@ -57,9 +55,11 @@ def batch(args: Namespace, settings: dict) -> Callable[[], None]:
 
     questions, bad = read_questions(args.prompts, encoded)
     with ExitStack() as stack:
-        if out.exists() and parallel.rank() == 0:
-            stack.enter_context(locked(out))
-        answered, whole = read_answers(out, made_by)
+        journal = stack.enter_context(Journal(args.out))
+        answered = {}
+        for number, line in enumerate(journal.read(("prompt",)), start=1):
+            journal.check_maker(number, line, made_by)
+            answered[line["id"]] = line["prompt"]
         print(*(f"{line}\n" for line in bad), sep="", end="", file=sys.stderr)
         groups = grouped(questions, answered, out, size)
         model = open_model(args, settings, load)
@@ -71,10 +71,7 @@ def batch(args: Namespace, settings: dict) -> Callable[[], None]:
 
     def answer() -> None:
         with held:
-            try:
-                total = work_off(groups, Output(out, whole, held), decode, tokenizer, made_by)
-            except OSError as error:
-                raise ValueError(f"--out {out} cannot be written: {error.strerror}") from None
+            total = work_off(groups, journal, decode, tokenizer, made_by)
         print_counters(args, total | counts, model.device, chosen.seed)
         if bad or total["unanswered"]:
             sys.exit(1)
@@ -96,41 +93,16 @@ def maker(args: Namespace, chosen: Settings) -> dict:
     flags = ("strategy", "model", "adapter", "dtype", "int8", "raw")
     made_by = {name: getattr(args, name) for name in flags}
     made_by["model"] = args.model or "embedded"
-    file, hashed = args.strategy.rpartition(":")[0], None  # of a rule of one's own
-    if file.endswith(".py"):
-        hashed = hashlib.sha256(read_bytes(file)).hexdigest()
-    declared = options(STRATEGIES[args.strategy]).items()
-    own = {name: getattr(args, name, option.default) for name, option in declared}
-    made_by |= {"rule_hash": hashed, "settings": own | asdict(chosen)}
+    made_by |= resolved(args.strategy, vars(args), chosen)
     return json.loads(json.dumps(made_by))  # as it is read again
 
 
-class Output(NamedTuple):
-    file: Path
-    whole: int | None  # bytes of it to keep: behind them is half an answer; None if it is not there
-    held: ExitStack  # what keeps it from other runs
-
-    def begin(self) -> None:
-        """Cut it off behind the whole lines, or make it."""
-        if self.whole is None:
-            self.file.touch()
-            self.held.enter_context(locked(self.file))
-            if self.file.stat().st_size:
-                raise ValueError(
-                    f"--out {self.file}: another run has begun it just now; start again"
-                )
-        os.truncate(self.file, self.whole or 0)
-
-
-def work_off(groups: list, out: Output, decode, tokenizer, made_by: dict) -> dict:
+def work_off(groups: list, journal: Journal, decode, tokenizer, made_by: dict) -> dict:
     """Answer this process's share of the batches, and count what it took all of them."""
-    if parallel.rank() == 0:
-        out.begin()
-    parallel.gathered(None)  # wait until it is there
+    journal.begin()
     share, failed = groups[parallel.rank() :: parallel.processes()], []
     total = Counter(questions=0, forwards=0, rows=0, tokens=0, seconds=0.0, unanswered=0)
-    count = sum(map(len, share))
-    with open(out.file, "ab", buffering=0) as file, tqdm(total=count, unit=" prompts") as bar:
+    with tqdm(total=sum(map(len, share)), unit=" prompts") as bar:
         for group in share:
             try:
                 result = decode([q.ids for q in group])
@@ -138,9 +110,9 @@ def work_off(groups: list, out: Output, decode, tokenizer, made_by: dict) -> dic
                 failed.append(f"no answer to {', '.join(repr(q.id) for q in group)}: {error}\n")
                 total["unanswered"] += len(group)
             else:
-                records = [record(q, result, i, tokenizer) | made_by for i, q in enumerate(group)]
-                append(file, b"".join(json.dumps(each).encode() + b"\n" for each in records))
-                os.fsync(file.fileno())
+                journal.add(
+                    [record(q, result, i, tokenizer) | made_by for i, q in enumerate(group)]
+                )
                 counters = result.counters() | {"questions": len(group), "unanswered": 0}
                 total.update({name: counters[name] for name in total})
             bar.update(len(group))
@@ -190,27 +162,3 @@ def read_questions(file: str, encoded: Callable) -> tuple[list[Question], list[s
     if bad and not questions:
         raise ValueError(f"{bad[0]}; no line holds a prompt")
     return list(questions.values()), bad
-
-
-def read_answers(out: Path, made_by: dict) -> tuple[dict[str | int, str], int | None]:
-    """{id: prompt} of what is answered, and how many bytes of the file are whole lines."""
-    if not out.exists():
-        return {}, None
-    data, answered = read_bytes(out), {}
-    whole = data.rfind(b"\n") + 1
-    for number, line in enumerate(data[:whole].splitlines(), start=1):
-        given = json_object(line)
-        try:
-            answered[given["id"]] = given["prompt"]
-            made = {name: given[name] for name in made_by}
-            made |= made.pop("settings")
-        except (KeyError, TypeError, ValueError):
-            no_answer = f"--out {out}: line {number} is no answer of this program"
-            raise ValueError(f"{no_answer}; give another file") from None
-        for name, value in {**made_by, **made_by["settings"]}.items():
-            if name != "settings" and made.get(name) != value:
-                begun = (
-                    f"--out {out} was begun with {name} {made.get(name)!r:.60}, this is {value!r}"
-                )
-                raise ValueError(f"{begun}: give the same, or another file")
-    return answered, whole

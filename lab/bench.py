@@ -17,7 +17,9 @@ import torch
 from dllm import Settings, StepLimit, generate
 from lab import parallel
 from lab.command_line import Parser
-from lab.compare import compare, delayed, ready
+from lab.compare import FORMS, compare, delayed
+from lab.contenders import ready
+from lab.data import WAYS
 from lab.files import write
 from lab.oracle import LANGUAGES, Oracle
 from lab.report import remeasure, show
@@ -106,8 +108,19 @@ COMMANDS = {
         "--sweep": {"action": "store_true", "help": "each at several values of its main setting"},
         "--paired": {"action": "store_true", "help": "count where each differs from the first"},
         "--plot": flag("draw accuracy against tokens per forward, .png or .svg"),
-        "--limit": number(100),
-        "--json": {"action": "store_true", "help": "print the figures as JSON"},
+        "--limit": number(None) | {"help": "problems of each (default 100 a task, all of a file)"},
+        "--data": flag("problems from a file of JSON lines instead of --task", metavar="FILE"),
+        "--question": flag("the field of the question, default question"),
+        "--answer": flag("the field of the answer, default answer"),
+        "--gold": flag("what is right: the last match in it (default as --extract)"),
+        "--extract": flag("what is answered: the last match of this pattern (default a number)"),
+        "--check": flag("say what is right: (line, text) -> bool", metavar="FILE.py:FUNCTION"),
+        "--few-shot": flag("solved problems that go before each, as --data", metavar="FILE"),
+        "--turns": flag("shots in one user turn, in many, or no template: %(choices)s")
+        | {"choices": WAYS, "metavar": None},
+        "--until": flag("cut answers at this text; several times for several", action="append"),
+        "--out": flag("add each answer to a file of JSON lines, and go on there", metavar="FILE"),
+        **{f"--{form}": {"action": "store_true", "help": f"print it as {form}"} for form in FORMS},
     },
     delayed: PROBLEMS | {"--limit": number(20)},
     oracle: {

@@ -25,8 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dllm import Step, decode
-from lab.command_line import TINY, Parser, use_threads
-from lab.compare import encode
+from lab.command_line import TINY, Parser, encode, use_threads
 from lab.files import write
 from lab.report import replace_file
 from lab.tasks import problems
@@ -144,7 +143,7 @@ def calibrate(args: argparse.Namespace) -> None:
     settings = {"cache": "dual", "threshold": args.threshold, "eos": "stop"}
     seen, states = Counter(), []
     for problem in tqdm(list(islice(problems("calibration"), args.limit)), leave=False):
-        steps = decode(model, encode(tokenizer, [problem]), "fast-dllm", **settings)
+        steps = decode(model, encode(tokenizer, problem.prompt), "fast-dllm", **settings)
         if args.layers:
             states += halfway(steps)
         else:

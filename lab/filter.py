@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dllm import decode, plan
-from lab.command_line import use_threads
-from lab.compare import encode, with_oracle
+from lab.command_line import encode, use_threads
+from lab.contenders import with_oracle
 from lab.save import save_filter
 from lab.tasks import problems
 from lab.train import Seed, check_finite
@@ -118,7 +118,7 @@ def carry_out(s: Settings) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
     model, tokenizer = load_model(s.model), load_tokenizer(s.model)
     use_threads(model)
-    prompts = encode(tokenizer, islice(problems(f"filter/{s.seed}"), s.limit))
+    prompts = [encode(tokenizer, p.prompt) for p in islice(problems(f"filter/{s.seed}"), s.limit)]
     batches = [prompts[first : first + BATCH] for first in range(0, s.limit, BATCH)]
     bar = tqdm(batches, desc="decode", leave=False)
     pairs = torch.cat([observe(model, batch, s.decoding) for batch in bar])

@@ -22,11 +22,18 @@ FILES: set[str] = set()  # that were run
 def register(name: str) -> None:
     """Enter what FILE.py:NAME names into STRATEGIES under this name; other names are left alone.
     Raises ValueError if there is no such file, rule or builder, or if the file fails."""
-    file, _, function = name.rpartition(":")
     if name not in STRATEGIES and name.endswith(".py") and isfile(name):
         raise ValueError(f"{name} is a file: name the rule, or its builder, as in {name}:rule")
-    if name in STRATEGIES or not file.endswith(".py"):
+    if name in STRATEGIES or not name.rpartition(":")[0].endswith(".py"):
         return
+    found = function_of(name)
+    with in_one_line(f"{name} is no strategy"):
+        named(name)(builder_of(name, found))
+
+
+def function_of(name: str) -> Callable:
+    """What FILE.py:NAME names; ValueError if there is none, or if the file fails."""
+    file, _, function = name.rpartition(":")
     if not isfile(file):
         raise ValueError(f"there is no file {file}")
     FILES.add(file)
@@ -34,8 +41,7 @@ def register(name: str) -> None:
         found = runpy.run_path(file).get(function)
     if not callable(found):
         raise ValueError(f"{file} defines no function {function!r}")
-    with in_one_line(f"{name} is no strategy"):
-        named(name)(builder_of(name, found))
+    return found
 
 
 def settings_of(found: Callable) -> list[Parameter] | None:

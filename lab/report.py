@@ -36,6 +36,17 @@ def table(rows: list[dict[str, str | float]]) -> str:
     return "\n".join(lines)
 
 
+def latex(rows: list[dict[str, str | float]]) -> str:
+    """The same as a tabular."""
+    special = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\^{}"}
+    special = str.maketrans(special | {"\\": r"\textbackslash{}", "<": "$<$", ">": "$>$"})
+    lines = [list(rows[0]), *([short(cell) for cell in row.values()] for row in rows)]
+    texts = [" & ".join(cell.translate(special) for cell in line) + r" \\" for line in lines]
+    texts.insert(1, r"\hline")
+    shape = "l" + "r" * (len(rows[0]) - 1)
+    return "\n".join([rf"\begin{{tabular}}{{{shape}}}", *texts, r"\end{tabular}"])
+
+
 def show(rows: Iterable[dict[str, str | float]]) -> None:
     """Print a table of the rows that come; after Ctrl-C, of those that came before it."""
     found, stopped = [], None

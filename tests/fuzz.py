@@ -459,6 +459,7 @@ def lines(rng: random.Random, folder: Path) -> tuple[str, str]:
 
 # What is damaged; what stands behind it keeps a run short, whatever the rest says. `$` is the folder.
 SMALL = "--gen-length 16 --block-length 8"
+DATA = "--limit 1 --gen-length 32"
 TRAINED = "--no-compile --steps 1 --batch 1 --processes 1 --out w --run r"
 LINES = [
     *[("lab.command_line", f"--prompt hello --strategy {name} {SMALL}", "--model checkpoint") for name in STRATEGIES],
@@ -479,6 +480,9 @@ LINES = [
     ("lab.bench", "compare --strategies llada --sweep --eos own --json", "--limit 1 --task add --gen-length 32"),
     ("lab.bench", "compare --strategies rule.py:rule,greedy-oracle --plot a.svg --paired", "--limit 1 --task add --gen-length 32"),
     ("lab.bench", "compare --strategies d2f --model checkpoint --adapter checkpoint/adapter", "--limit 1 --task add --gen-length 32"),
+    ("lab.bench", "compare --data data.jsonl --strategies streaming,rule.py:rule --few-shot data.jsonl --turns many --until . --out out.jsonl", DATA),
+    ("lab.bench", "compare --data data.jsonl --strategies llada:steps=4 --gold \\d --extract (\\d+) --csv --model checkpoint --turns raw", DATA),
+    ("lab.bench", "compare --data data.jsonl --strategies streaming --check check.py:judge --question question --latex --batch-size 2", DATA),
     ("lab.bench", "delayed --gen-length 32 --batch-size 2 --dtype float32", "--limit 1 --task add --gen-length 32"),
     ("lab.bench", "oracle --limit 2 --length 4 --seed 1", "--limit 2"),
     ("lab.bench", "speed --caches dual,none --gen-length 96 --block-length 32 --prompt-length 8", "--shapes tiny --batch 1 --rounds 1"),
@@ -497,7 +501,7 @@ WORDS = [
     str(2**31), str(2**63), str(2**64), "9" * 400, "9" * 5000, "1_000", "٣", "none", "None", "true", "False", "list", "auto", "a", "é中",
     "\x1b[31mred", "two\nlines", "\ud800", "\u202eback", "x" * 3000, "-", "--", "---", "-x", "--=", "a b", "=", ":", ",", "a=b", "a:b=c",
     "checkpoint", "checkpoint/config.json", "checkpoint/adapter", "nowhere", "./nowhere", "nobody/nothing", "rule.py", "rule.py:rule",
-    "rule.py:nothing", "rule.py:number", "fails.py:rule", "endless.py:rule", "prompts.jsonl", "empty.jsonl", "bytes.jsonl", "answers.jsonl", ".",
+    "rule.py:nothing", "rule.py:number", "check.py:judge", "data.jsonl", "(", "(\\d)|x", "[", "fails.py:rule", "endless.py:rule", "prompts.jsonl", "empty.jsonl", "bytes.jsonl", "answers.jsonl", ".",
     "/", "/dev/null", "/dev/full", "no/such/file.jsonl", "run.html", "run.jsonl", "graph.json", "oracle:bits-4", "oracle:bits-99", "oracle:",
     "llada", "fast-dllm", "fast-dllm:threshold=nan", "llada:steps=0", "d2f:adapter=none", "fast-dllm:model=checkpoint", "ar,ar", "prism",
     "cpu", "cuda", "cuda:99", "meta", "mps", "float32", "fp8", "fill", "stop", "defer", "dual", "exact", "___", "___0", "_", "1,2", "0,0", "-1,3",
@@ -548,6 +552,8 @@ def furnish(folder: Path) -> None:
     (folder / "fails.py").write_text("raise RuntimeError('no\\n\\x1b[31mrule')\n")
     (folder / "endless.py").write_text("def rule(scores, candidates, window):\n    return candidates & False\n")
     (folder / "prompts.jsonl").write_text('{"id": 1, "prompt": "hello"}\n{"prompt": "abc"}\n{"prompt": 5}\nnonsense\n')
+    (folder / "data.jsonl").write_text('{"question": "a", "answer": "5"}\n{"id": "x", "question": "b c", "answer": 7}\n')
+    (folder / "check.py").write_text("def judge(line, text):\n    return text == line['answer']\n")
     (folder / "empty.jsonl").write_text("")
     (folder / "bytes.jsonl").write_bytes(b"\xff\x00\n{}")
     shutil.copy(GALLERY / "llada.jsonl", folder / "run.jsonl")

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from lab import bench, command_line, compare, report
+from lab import bench, command_line, compare, contenders, data, figures, report
 from lab.command_line import TINY, made_for
 from lab.tasks import TASKS
 from strategies import STRATEGIES, Share, build, named, require
@@ -25,19 +25,19 @@ def table(text: str, number: int = 0) -> dict[str, list[str]]:
 def test_a_score_is_the_mean_over_problems_with_its_interval():
     """Would catch a wrong interval, means over batches instead of problems, and speed counted over padding."""
     sums = Counter(right=8, problems=10, tokens=200, forwards=100, rows=5000, seconds=4.0)
-    figures = compare.figures(sums, Counter(problems=10, tokens=200, forwards=640, rows=9000, seconds=20.0))
-    assert figures["accuracy"] == 0.8 and figures["forwards"] == 10 and figures["rows"] == 500
-    assert figures["low"] == pytest.approx(0.490, abs=5e-4) and figures["high"] == pytest.approx(0.943, abs=5e-4)  # Wilson, 8 of 10
+    found = figures.figures(sums, Counter(problems=10, tokens=200, forwards=640, rows=9000, seconds=20.0))
+    assert found["accuracy"] == 0.8 and found["forwards"] == 10 and found["rows"] == 500
+    assert found["low"] == pytest.approx(0.490, abs=5e-4) and found["high"] == pytest.approx(0.943, abs=5e-4)  # Wilson, 8 of 10
     nothing = Counter(problems=10, tokens=0, forwards=640, rows=9000, seconds=20.0)  # LLaDA wrote no token before an EOS
-    assert "speed_up" not in compare.figures(sums, nothing)
-    assert figures["tokens_per_forward"] == 2 and figures["tokens_per_second"] == 50 and figures["speed_up"] == 5
+    assert "speed_up" not in figures.figures(sums, nothing)
+    assert found["tokens_per_forward"] == 2 and found["tokens_per_second"] == 50 and found["speed_up"] == 5
 
 
 def test_every_strategy_that_has_its_weights_is_compared():
     """Would catch a strategy that is left out. That each decodes is seen where the documents' commands run."""
     ready = [name for name in STRATEGIES if command_line.has_weights(name)]
     assert bench.command_line().parse_args(["compare"]).strategies.split(",") == ready
-    assert [compare.contender(name).strategy for name in ready] == ready
+    assert [contenders.contender(name).strategy for name in ready] == ready
 
 
 def test_tasks_are_added_up_on_the_same_problems(capsys):
@@ -65,7 +65,7 @@ def test_tasks_are_added_up_on_the_same_problems(capsys):
     assert 32 * (32 + 64) > found["add"]["llada"]["rows"] > 32 * 32  # forwards times canvas, of a prompt of up to 64
     for name in names:
         for figure in ("accuracy", "rows", "forwards"):
-            assert found["all"][name][figure] == (found["add"][name][figure] + found["compare"][name][figure]) / 2
+            assert found["all"][name][figure] == pytest.approx((found["add"][name][figure] + found["compare"][name][figure]) / 2)
 
 
 def test_a_guided_strategy_gets_the_embedded_guide(capsys, monkeypatch):
@@ -90,7 +90,7 @@ def test_a_batch_changes_no_count(capsys):
 
 def test_a_contender_is_a_strategy_with_settings(capsys):
     """Would catch settings that are read as text, or that do not reach the decoder."""
-    assert compare.contender("fast-dllm:cache=dual:threshold=none:steps=8").settings == {"cache": "dual", "threshold": None, "steps": 8}
+    assert contenders.contender("fast-dllm:cache=dual:threshold=none:steps=8").settings == {"cache": "dual", "threshold": None, "steps": 8}
     bench.main(["compare", *ONE, "--strategies", "llada:steps=4,llada:gen-length=64:block_length=64"])
     rows = table(capsys.readouterr().out)
     assert rows["llada:steps=4"][2] == "4.0" and rows["llada:gen-length=64:block_length=64"][2] == "64.0"
@@ -105,7 +105,7 @@ def test_a_contender_names_its_adapter(capsys, monkeypatch):
         loaded.append((source, adapter, model))
         return model
 
-    monkeypatch.setattr(compare, "model_of", load)
+    monkeypatch.setattr(contenders, "model_of", load)
     monkeypatch.setattr(compare, "answer", lambda model, *rest, **own: used.append(model) or answer(model, *rest, **own))
     bench.main(["compare", *ONE, "--strategies", f"d2f:adapter=none,d2f,llada:adapter={adapted}"])
     assert [each[:2] for each in loaded[:3]] == [(tiny, None), (tiny, adapted), (tiny, str(adapted))]
@@ -116,12 +116,12 @@ def test_a_contender_names_its_adapter(capsys, monkeypatch):
 def test_pairs_are_counted_problem_by_problem(capsys, monkeypatch):
     """Would catch sums that are subtracted, pairs across batches, and a test of one side only."""
     right = iter([True, False, False, True, True, False])  # first and second on two problems, then on one
-    monkeypatch.setattr(compare, "check", lambda problem, text: next(right))
+    monkeypatch.setattr(data, "check", lambda problem, text: next(right))
     small = ["--limit", "3", "--batch-size", "2", "--paired"]
     bench.main(["compare", *ONE, *small, "--strategies", "llada:steps=1,llada:steps=2"])
     rows = table(capsys.readouterr().out)
     assert [rows[f"llada:steps={n}"][-2:] for n in (1, 2)] == [["+0 -0", "1"], ["+1 -2", "1"]]
-    assert compare.against({"gained": 1, "lost": 7})["by chance"] == "0.07"  # 2 * (1 + 8) / 256
+    assert figures.mcnemar(1, 7) == pytest.approx(0.0703, abs=1e-4)  # 2 * (1 + 8) / 256
 
 
 def test_a_sweep_varies_the_main_setting_of_each(capsys):
@@ -130,14 +130,14 @@ def test_a_sweep_varies_the_main_setting_of_each(capsys):
     rows = table(capsys.readouterr().out)
     assert [rows[f"llada:steps={n}"][2] for n in (32, 16, 8, 4)] == ["32.0", "16.0", "8.0", "4.0"]
     thresholds = [name for name in rows if name.startswith("fast-dllm:cache=none:threshold=")]
-    assert len(thresholds) == len(compare.SWEEPS["fast-dllm"][1]) and "saber" in rows
-    for name, (setting, values) in compare.SWEEPS.items():
+    assert len(thresholds) == len(contenders.SWEEPS["fast-dllm"][1]) and "saber" in rows
+    for name, (setting, values) in contenders.SWEEPS.items():
         for value in values:
-            compare.contender(f"{name}:{setting}={value}")
+            contenders.contender(f"{name}:{setting}={value}")
 
 
 def labels(text: str, gen_length: int = 128) -> list[str]:
-    return [each.label for each in compare.sweep(compare.contender(text), gen_length)]
+    return [each.label for each in contenders.sweep(contenders.contender(text), gen_length)]
 
 
 def test_a_point_of_a_sweep_has_its_setting_once(capsys, tmp_path):
@@ -148,7 +148,7 @@ def test_a_point_of_a_sweep_has_its_setting_once(capsys, tmp_path):
     assert labels("fast-dllm:factor=1") == ["fast-dllm:factor=1"] and labels("saber") == ["saber"]
     assert labels("credit")[0] == "credit:threshold=0.99"
     args = bench.command_line().parse_args(["compare", "--sweep", "--strategies", "fast-dllm:threshold=0.8,fast-dllm"])
-    assert [c.label for c in compare.chosen_contenders(args)[0]] == [f"fast-dllm:threshold={t}" for t in compare.SURE]
+    assert [c.label for c in contenders.chosen_contenders(args)[0]] == [f"fast-dllm:threshold={t}" for t in contenders.SURE]
 
     @named("own.py:rule")
     def builder(least: Share = 0.5):
@@ -312,6 +312,7 @@ def test_a_long_comparison_says_how_it_stands(capsys, monkeypatch):
         ("spiffy", "spiffy: its graph of weights/"),
         ("guided", "guided: its guide of weights/"),
         ("ar", "ar needs a model trained for it, which --model is for the others: give ar:model=FOLDER"),
+        ("d2f", "d2f: its adapter of weights/ was made for another model than {own}: give d2f:adapter=FILE, or adapter=none"),
         ("learn2pd:model={own}", "learn2pd:model={own}: its filter of weights/ was made for another model than {own}"),
     ],
 )
@@ -324,7 +325,11 @@ def test_what_belongs_to_the_embedded_model_judges_no_other(capsys, tmp_path, co
         bench.main(["compare", *ONE, *model, "--strategies", contender.format(own=own)])
     out, err = capsys.readouterr()
     assert (exit.value.code, out, err.count("\n")) == (2, "", 1) and message.format(own=own) in err
-    named = {"learn2pd": f"learn2pd:filter={TINY.with_name('tiny-filter.safetensors')}", "ar": f"ar:model={TINY.with_name('tiny-ar')}"}
+    named = {
+        "d2f": "d2f:adapter=none",
+        "learn2pd": f"learn2pd:filter={TINY.with_name('tiny-filter.safetensors')}",
+        "ar": f"ar:model={TINY.with_name('tiny-ar')}",
+    }
     if contender in named:
         bench.main(["compare", *ONE, "--model", str(own), "--strategies", named[contender]])
         assert table(capsys.readouterr().out)[named[contender]][0] == "100.0%"
@@ -334,13 +339,13 @@ def test_by_default_a_model_of_ones_own_meets_those_that_need_no_more(capsys, tm
     """Would catch a default comparison that stops at the first strategy that needs a guide, and one that leaves it out without a word."""
     own = shutil.copytree(TINY, tmp_path / "own")
     args = bench.command_line().parse_args(["compare", "--model", str(own)])
-    contenders, left_out = compare.chosen_contenders(args)
-    assert {"ar", "apd", "guided", "learn2pd", "spiffy"} & set(STRATEGIES) == set(left_out)
-    assert [c.label for c in contenders] == [name for name in STRATEGIES if name not in left_out]
+    chosen, left_out = contenders.chosen_contenders(args)
+    assert {"ar", "apd", "d2f", "guided", "learn2pd", "spiffy"} & set(STRATEGIES) == set(left_out)
+    assert [c.label for c in chosen] == [name for name in STRATEGIES if name not in left_out]
     args = bench.command_line().parse_args(["compare", "--model", str(TINY)])
-    assert compare.chosen_contenders(args)[1] == {}
+    assert contenders.chosen_contenders(args)[1] == {}
 
 
 def test_the_stories_are_tasks():
     """Would catch a name that no longer exists."""
-    assert set(compare.STORIES) <= set(TASKS)
+    assert set(data.STORIES) <= set(TASKS)

@@ -147,6 +147,9 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
         small["compare"] = small["delayed"] = ["--limit", "1", "--gen-length", "32", "--task", "add"]
         if words[3] == "results":
             return  # which tests/test_compare.py runs
+        if "--data" in words:
+            furnish_data(words)
+            small["compare"] = ["--limit", "1", "--gen-length", "32"]
         bench.main([word for word in words[3:] if word != "--compile"] + small[words[3]])
     elif words[1:3] == ["-m", "lab.likelihood"]:
         likelihood.main(words[3:])
@@ -172,6 +175,14 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
         assert Path(asked[0].out).parts[0] == "runs" or asked[0].replace
         return
     assert capsys.readouterr().out  # a line at least: the tiny model may have nothing to say to what 8B weights are asked
+
+
+def furnish_data(words: list[str]) -> None:
+    """The files that a comparison on data names: problems, shots and a check."""
+    line = '{"question": "What is 2 + 3?", "answer": "2 + 3 = 5. #### 5"}\n'
+    for flag, text in (("--data", line), ("--few-shot", line), ("--check", "def judge(line, text):\n    return '5' in text\n")):
+        if flag in words:
+            Path(words[words.index(flag) + 1].partition(":")[0]).write_text(text)
 
 
 def course_command(words, monkeypatch) -> None:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 import dllm
 from conftest import random_filter, random_model, random_prompt
 from dllm import decode
-from lab import command_line, compare, filter, train
+from lab import command_line, contenders, filter, train
 from lab.save import save_filter
 from shared import CACHES, LENGTHS, committed, seeds
 from strategies import Strategy, build
@@ -26,7 +26,7 @@ def test_the_greedy_oracle_is_exact(seed, cache, eos):
     prompts = [random_prompt(seed, 7), random_prompt(seed + 1, 4)]
     model, own = random_model(seed), LENGTHS | {"cache": cache, "threshold": None, "eos": eos}
     plain = dllm.generate(model, prompts, "fast-dllm", **own)
-    known = compare.greedy_oracle(model, prompts, "fast-dllm", **own)
+    known = contenders.greedy_oracle(model, prompts, "fast-dllm", **own)
     assert known.tokens.equal(plain.tokens)
     assert all(a <= b for a, b in zip(known.forwards, plain.forwards))
 
@@ -35,7 +35,7 @@ def test_the_greedy_oracle_is_fast_and_would_go_wrong_with_the_usual_fallback():
     """Negative control: where nothing is right, writing the surest token loses the reference on some models; and much is right at once."""
     lost, saved = 0, 0
     for seed in range(12):
-        reference, known, settings = compare.with_oracle(random_model(seed), [random_prompt(seed, 6)], "llada", **LENGTHS)
+        reference, known, settings = contenders.with_oracle(random_model(seed), [random_prompt(seed, 6)], "llada", **LENGTHS)
 
         def usual(scores, candidates, window, final=reference.tokens):
             return scores.token == final[window.live, window.start : window.end]
@@ -50,7 +50,7 @@ def test_the_greedy_oracle_commits_all_that_is_right():
     """Would catch a commit of something wrong, and a right token that is left."""
     stuck = 0
     for seed in range(4):
-        reference, known, settings = compare.with_oracle(random_model(seed), [random_prompt(seed, 6)], "llada", **LENGTHS)
+        reference, known, settings = contenders.with_oracle(random_model(seed), [random_prompt(seed, 6)], "llada", **LENGTHS)
         for step in decode(random_model(seed), random_prompt(seed, 6), known, **settings):
             final = reference.tokens[:, step.window.start : step.window.end]
             right = step.candidates & (step.scores.token == final)
@@ -62,10 +62,10 @@ def test_the_greedy_oracle_commits_all_that_is_right():
 
 def test_the_bench_takes_the_oracle_for_a_contender():
     """Would catch an oracle that is another strategy's, or is counted with the forwards that found the reference."""
-    oracle = compare.contender("greedy-oracle:cache=dual")
+    oracle = contenders.contender("greedy-oracle:cache=dual")
     assert (oracle.strategy, oracle.label) == ("fast-dllm", "greedy-oracle:cache=dual")
-    assert oracle.settings == {"threshold": None, "cache": "dual"} and oracle.generate is compare.greedy_oracle
-    assert compare.sweep(oracle, 64) == [oracle]
+    assert oracle.settings == {"threshold": None, "cache": "dual"} and oracle.generate is contenders.greedy_oracle
+    assert contenders.sweep(oracle, 64) == [oracle]
 
 
 # --- its training
@@ -77,7 +77,7 @@ def test_pairs_are_what_the_oracle_came_across():
     settings = {"threshold": None, "cache": "none", **LENGTHS}
     pairs = filter.observe(model, prompts, settings)
     confidence, masked, right = pairs.unbind(1)
-    known = compare.greedy_oracle(model, prompts, "fast-dllm", **settings)
+    known = contenders.greedy_oracle(model, prompts, "fast-dllm", **settings)
     assert pairs.shape == (sum(known.forwards), 3, 8) and set(masked.unique().tolist()) == {0, 1}
     assert confidence.min() > 0 and confidence[masked > 0].quantile(0.1) < 0.5 < confidence[masked > 0].quantile(0.9)
     written = [int(((m > 0) & (r > 0)).sum()) or 1 for m, r in zip(masked, right)]

@@ -3,7 +3,7 @@
 import pytest
 
 from lab.command_line import main
-from lab.compare import contender
+from lab.contenders import contender
 from lab.own_rule import faults, register
 from shared import run, same
 from strategies import STRATEGIES, build, options

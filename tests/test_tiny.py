@@ -7,6 +7,7 @@ import torch
 
 import dllm
 from lab import command_line, compare
+from lab.data import of_task
 from lab.tasks import TASKS, problems
 from load_weights import load_model, load_tokenizer
 
@@ -18,7 +19,8 @@ def tiny():
 
 def solved(tiny, task: str, count: int, strategy: str, **settings) -> int:
     stream = problems(77, task, held_out=True)
-    return sum(compare.answer(*tiny, [next(stream) for _ in range(count)], strategy, gen_length=128, **settings)[1])
+    items = [of_task(task, next(stream)) for _ in range(count)]
+    return sum(run["right"] for run in compare.answer(*tiny, items, strategy, gen_length=128, **settings))
 
 
 @pytest.mark.parametrize("task", TASKS)
