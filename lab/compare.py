@@ -20,24 +20,14 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from dllm import Result, StepLimit, check_prompt, decode, generate, prepare
-from lab import command_line, own_rule, parallel
-from lab.contenders import (
-    Contender,
-    chosen_contenders,
-    common,
-    contender,
-    load,
-    model_of,
-    planned,
-    weights_of,
-)  # fmt: skip
+from lab import own_rule, parallel
+from lab.contenders import Contender, chosen_contenders, contender, load, maker, opened, planned
 from lab.data import Data, Item, Tasks, batches, source_of
 from lab.figures import SUMS, against, as_csv, check_plot, counted, figures, paired, plot, tables
 from lab.figures import unmatched as no_match
 from lab.files import write
-from lab.journal import Journal, resolved
+from lab.journal import Journal
 from lab.report import about, latex, table
-from load_weights import DTYPES
 
 SHOWN_EVERY = 200  # problems decoded, between two tables on stderr
 FORMS = ("json", "csv", "latex")  # of the figures, instead of a Markdown table
@@ -194,10 +184,7 @@ def shared_out(source, size: int) -> Iterator[tuple[str, list[Item]]]:
 def prepared(args: Namespace, c: Contender, source, runs: Runs) -> tuple:
     """A contender's model, tokenizer and settings, checked on the first problems, and on all of a
     file."""
-    model, tokenizer = load(c, args)
-    own = common(args, c) | c.settings
-    if guide := own.get("guide") or command_line.guide_for(c.strategy):
-        own["guide"] = model_of(guide, None, args.device, DTYPES.get(args.dtype))
+    model, tokenizer, own = opened(c, args)
     every = [item for task in source.names for item in source.items(task)] if source.lists else []
     length = planned(args, c)[1].gen_length
     for item in every:
@@ -223,7 +210,7 @@ def compare(args: Namespace) -> None:
     if args.plot:
         check_plot(args.plot)
     with Journal(args.out, "run") if args.out else nullcontext() as journal:
-        makers = {c.label: maker(args, c, source) for c in contenders} if journal else {}
+        makers = {c.label: maker(args, c, source.judged_by) for c in contenders} if journal else {}
         tally = decode_all(args, contenders, source, Runs(journal, makers))
     tally.without |= left_out
     contenders = [c for c in contenders if c.label not in tally.without]
@@ -264,16 +251,6 @@ def check_forms(args: Namespace) -> None:
     for flag, file in files.items():
         if args.out and Path(args.out).exists() and Path(args.out).samefile(file):
             raise ValueError(f"--out {args.out} is the file of --{flag.replace('_', '-')}")
-
-
-def maker(args: Namespace, c: Contender, source: Tasks | Data) -> dict:
-    """What made a run, as its line says."""
-    made_by = {"contender": c.label, "strategy": c.strategy, "dtype": args.dtype}
-    made_by["model"] = c.model or args.model or "embedded"
-    given, adapter = c.adapter or args.adapter, weights_of(c, args)[1]
-    made_by["adapter"] = given or (adapter and "embedded")
-    made_by |= source.judged_by | resolved(c.strategy, c.settings, planned(args, c)[1])
-    return json.loads(json.dumps(made_by))  # as it is read again
 
 
 @torch.inference_mode()

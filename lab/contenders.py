@@ -6,6 +6,7 @@ silence: a contender that would need it is refused, with what it needs.
 """
 
 import functools
+import json
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,7 @@ from torch import Tensor
 from dllm import Result, Settings, generate, plan
 from kernels import Scores
 from lab import command_line
+from lab.journal import resolved
 from load_weights import DTYPES, load_model, load_tokenizer
 from strategies import STRATEGIES, Rule, Strategy, Window, options, rank, require
 
@@ -223,3 +225,21 @@ def load(c: Contender, args: Namespace) -> tuple:
     model = model_of(source, adapter, args.device, DTYPES.get(args.dtype))
     command_line.use_threads(model)
     return model, tokenizer_of(source)
+
+
+def opened(c: Contender, args: Namespace) -> tuple:
+    """Its model, its tokenizer, and its settings with the guide of a strategy that has one."""
+    own = common(args, c) | c.settings
+    if guide := own.get("guide") or command_line.guide_for(c.strategy):
+        own["guide"] = model_of(guide, None, args.device, DTYPES.get(args.dtype))
+    return *load(c, args), own
+
+
+def maker(args: Namespace, c: Contender, judged_by: dict) -> dict:
+    """What makes its answers, and what judges them, as a line of a file says it."""
+    made_by = {"contender": c.label, "strategy": c.strategy, "dtype": args.dtype}
+    made_by["model"] = c.model or args.model or "embedded"
+    given, adapter = c.adapter or args.adapter, weights_of(c, args)[1]
+    made_by["adapter"] = given or (adapter and "embedded")
+    made_by |= judged_by | resolved(c.strategy, c.settings, planned(args, c)[1])
+    return json.loads(json.dumps(made_by, default=str))  # as it is read again

@@ -22,9 +22,9 @@ from strategies import STRATEGIES, options
 class Journal:
     """Close it, or use it in `with`, so that others may write. ValueError if it is in use."""
 
-    def __init__(self, path: str, of: str = "answer"):
-        check_place("--out", path)
-        self.path, self.held, self.of = Path(path), ExitStack(), of
+    def __init__(self, path: str, of: str = "answer", flag: str = "--out"):
+        check_place(flag, path)
+        self.path, self.held, self.of, self.name = Path(path), ExitStack(), of, f"{flag} {path}"
         self.whole: int | None = None  # bytes of it to keep; None if it is not there
         if self.path.exists() and parallel.rank() == 0:
             self.held.enter_context(locked(self.path))
@@ -49,7 +49,7 @@ class Journal:
         return found
 
     def wrong(self, number: int) -> ValueError:
-        what = f"--out {self.path}: line {number} is no {self.of} of this program"
+        what = f"{self.name}: line {number} is no {self.of} of this program"
         return ValueError(f"{what}; give another file")
 
     def check_maker(self, number: int, line: dict, made_by: dict) -> None:
@@ -61,7 +61,7 @@ class Journal:
             raise self.wrong(number) from None
         for name, value in flat(made_by).items():
             if name != "settings" and was.get(name) != value:
-                begun = f"--out {self.path} was begun with {name} {was.get(name)!r:.60}"
+                begun = f"{self.name} was begun with {name} {was.get(name)!r:.60}"
                 raise ValueError(f"{begun}, this is {value!r}: give the same, or another file")
 
     def begin(self) -> None:
@@ -72,7 +72,7 @@ class Journal:
                     self.path.touch()
                     self.held.enter_context(locked(self.path))
                     if self.path.stat().st_size:
-                        just = f"--out {self.path}: another run has begun it just now"
+                        just = f"{self.name}: another run has begun it just now"
                         raise ValueError(f"{just}; start again")
                 os.truncate(self.path, self.whole or 0)
             parallel.gathered(None)
@@ -89,7 +89,7 @@ class Journal:
             raise self.unwritable(error) from None
 
     def unwritable(self, error: OSError) -> ValueError:
-        return ValueError(f"--out {self.path} cannot be written: {error.strerror}")
+        return ValueError(f"{self.name} cannot be written: {error.strerror}")
 
 
 def resolved(strategy: str, given: dict, chosen: Settings) -> dict:

@@ -357,6 +357,45 @@ compiled: compiling counts as decoding
     time.perf_counter() - self.compiling  =>  time.perf_counter()
 compiled: each forward waits for the device to know its own shape
     seen = slice(0, Q if  =>  seen = slice(0, int(places[-1]) + 1 if
+@ lab/likelihood.py: test_likelihood.py
+likelihood: a token sees itself
+    masked = turn >= torch  =>  masked = turn > torch
+likelihood: the order is read the other way round
+    turn = order.argsort()  =>  turn = order
+likelihood: the mask has a share in p
+    logits[..., mask_id] = -torch.inf  =>  logits[..., mask_id] += 0
+likelihood: what is not masked counts, too
+    own.masked_fill(~part, 0.0)  =>  own
+likelihood: the sum is weighted by what is left
+    log_p.sum(-1) * L / counts  =>  log_p.sum(-1) * L / (L - counts + 1)
+likelihood: counts begin at the same place in every run
+    (first + torch  =>  (0 * first + torch
+@ lab/data.py: test_data.py
+data: the first match counts
+    for last in wanted.finditer(text):  =>  for last in list(wanted.finditer(text))[:1]:
+data: a group is ignored
+    next((group for group in last.groups() if group), last[0])  =>  last[0]
+data: an answer is cut at one of several texts
+    for end in self.until:  =>  for end in self.until[:1]:
+data: shots stand behind the question
+    [*("\n".join(shot) for shot in self.shots), question]  =>  [question, *("\n".join(shot) for shot in self.shots)]
+@ lab/figures.py: test_data.py test_compare.py
+figures: McNemar's test of one side
+    min(1.0, 2 * sum  =>  min(1.0, sum
+figures: the values' quantiles instead of the mean's
+    drawn.mean(-1).quantile  =>  drawn.flatten()[:9999].quantile
+figures: the difference is to no other contender
+    [a - b for a, b in zip(this, other)]  =>  [a - b for a, b in zip(this, this)]
+@ lab/compare.py: test_data.py test_compare.py
+compare: of a batch that was cut the whole is added again
+    if (label, run["id"]) not in self.done  =>  if run["id"]
+compare: another problem of the same id is taken for it
+    if line and (line["prompt"], line["gold"]) != (prompt, item.gold):  =>  if False:
+@ lab/journal.py: test_data.py test_batch.py
+journal: a torn line stays
+    os.truncate(self.path, self.whole or 0)  =>  os.truncate(self.path, self.path.stat().st_size)
+journal: a line of other settings is taken
+    if name != "settings" and was  =>  if name == "settings" and was
 """
 
 

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from conftest import random_filter
 from course import __main__ as course
 from course import rank
 from course.grade import sft_loss
-from lab import bench, calibrate, command_line, filter, gallery, likelihood, trace, train
+from lab import bench, calibrate, command_line, contenders, filter, gallery, likelihood, trace, train
 from strategies import STRATEGIES, options
 from test_goldens import BASELINES, CASES, DREAM, RELATED, SOURCES
 
@@ -114,6 +115,8 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
     words = shlex.split(command.rpartition(" && ")[2])
     if words[1:3] == ["-m", "pytest"]:
         pytest.skip("this is it")
+    if words[1:3] == ["-m", "lab.harness"]:
+        return plan_decoder(harness_args(words))
     if text:
         (tmp_path / "in").write_text(shlex.split(text)[1])
         words[words.index("--prompt") + 1] = (tmp_path / "in").read_text()
@@ -175,6 +178,23 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
         assert Path(asked[0].out).parts[0] == "runs" or asked[0].replace
         return
     assert capsys.readouterr().out  # a line at least: the tiny model may have nothing to say to what 8B weights are asked
+
+
+def harness_args(words: list[str]) -> dict[str, str]:
+    """The --model_args of a command of the adapter of lm-evaluation-harness, which need not be installed."""
+    assert words[words.index("--model") + 1] == "dllm" and "--tasks" in words
+    given = dict(pair.split("=", 1) for pair in words[words.index("--model_args") + 1].split(","))
+    assert given.keys() <= {"decoder", "model", "adapter", "prefix", "likelihood", "samples", "stats"}
+    return given
+
+
+def plan_decoder(given: dict[str, str]) -> None:
+    """What the adapter does before it loads a model; and with a length of their own nothing is left to the task."""
+    args = Namespace(
+        strategies=given["decoder"], sweep=False, eos="own", gen_length=256, model=given["model"], adapter=given.get("adapter")
+    )
+    (chosen,), left_out = contenders.chosen_contenders(args)
+    assert not left_out and contenders.planned(args, chosen)[1].gen_length in (256, 512, 1024)
 
 
 def furnish_data(words: list[str]) -> None:
