@@ -4,6 +4,7 @@
 import json
 import os
 import shlex
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +15,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 os.environ |= OFFLINE  # which the harness's libraries read when they are first loaded
 
 from lm_eval.api.instance import Instance
+from lm_eval.tasks import TaskManager
 
 from dllm import generate
 from lab import harness
@@ -57,6 +59,8 @@ def task(tmp_path, monkeypatch) -> Path:
         (tmp_path / f"{name}.jsonl").write_text("".join(lines))
     (tmp_path / "stories.yaml").write_text(TASK.format(folder=tmp_path))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    own = partial(TaskManager, include_defaults=False)  # to read the thousands that it brings takes seconds in each run
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", own)
     monkeypatch.setattr("sys.argv", ["lab.harness"])
     return tmp_path
 
