@@ -34,7 +34,7 @@ def conditionals(model, prompt: list[int], answer: list[int], masked: Tensor, ba
     likeliest, bool [n, L]. The mask itself is never written: it has no share in p.
     """
     mask_id, device, P, L = model.config.mask_token_id, model.device, len(prompt), len(answer)
-    shift = getattr(model.config, "shift", 0)
+    shift = model.config.shift  # how many slots before its own the logits of a token stand
     rows = min(batch, len(masked)) * L * model.config.vocab_size
     check_memory(f"the logits of {min(batch, len(masked))} answers", rows * 4 * 3, device)
     whole, given = torch.tensor(answer), torch.tensor(prompt)

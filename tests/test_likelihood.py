@@ -44,18 +44,19 @@ def test_on_an_oracle_every_order_gives_the_probability(name, seed):
     assert chain(model, prompt, answer, order)[0] == pytest.approx(-math.log(len(model.strings)), abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", [Blurred, "network"])
+@pytest.mark.parametrize("kind", [Blurred, "network", "shifted"])
 def test_a_model_gives_each_order_its_own_value(kind):
     """Negative control for the test above: were the order of no account, all would be equal. And the order is that in which tokens are
-    written: the value of one is the sum of what single forwards say."""
-    if kind == "network":
-        model, prompt, answer = random_model(0), random_prompt(0, 5), random_prompt(1, 4)
+    written: the value of one is the sum of what single forwards say; of a model like Dream one slot before."""
+    if kind in ("network", "shifted"):
+        model = random_model(0, shift=int(kind == "shifted"))
+        prompt, answer = random_prompt(0, 5), random_prompt(1, 4)
     else:
         model, prompt, answer = asked("brackets-4", "(())", Blurred)
     assert over_orders(model, prompt, answer).std() > 0.01
     order, canvas, total = [2, 0, 3, 1], [model.config.mask_token_id] * 4, 0.0
     for place in order:
-        logits = model(torch.tensor([prompt + canvas]))[0, len(prompt) + place].float()
+        logits = model(torch.tensor([prompt + canvas]))[0, len(prompt) + place - model.config.shift].float()
         logits[model.config.mask_token_id] = -math.inf
         total += logits.log_softmax(-1)[answer[place]].item()
         canvas[place] = answer[place]
