@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from lab.compare import STORIES
 from lab.d2f import TARGETS, adapt, halves
+from lab.data import STORIES
 from lab.save import save_adapter, save_model
 from lab.tasks import Problem, problems
 from lab.tokenizer import save_tokenizer

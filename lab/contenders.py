@@ -197,8 +197,10 @@ def missing(args: Namespace, c: Contender) -> list[str]:
     if is_embedded(c.model or args.model):
         return []
     given = c.settings | {"adapter": c.adapter or args.adapter}
-    own = command_line.embedded(c.strategy).items() - {("model", command_line.TINY)}
-    return sorted(name for name, _ in own if given.get(name) is None)
+    own = dict(command_line.embedded(c.strategy).items() - {("model", command_line.TINY)})
+    if "model" in own:  # a model that is trained for it needs no adapter to be so
+        own.pop("adapter", None)
+    return sorted(name for name in own if given.get(name) is None)
 
 
 @functools.cache
