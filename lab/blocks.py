@@ -62,27 +62,16 @@ class WithMask(nn.Module):
 
 
 @dataclass(frozen=True)
-class Settings(Run):
-    """What a model of the next token becomes.
+class Adaptation(Run):
+    """What a finished model becomes in a short training.
 
     start: folder of the model to start from
     rank: of the LoRA matrices; 0 trains all weights, and writes a model in place of an adapter
-    context: what finished tokens see: their block and before it, what is before them, and the
-        prompt all of itself (token), or what is before them alone (causal)
-    shift: 1 if the logits of a token stand a slot before it, as those of `start` do
-    views: 2 for a second copy in which masked is what is not in the first; 1 for weights 1 / ratio
-    next_token: weight of predicting each clean token from those before it
-    growing: share of the steps in which blocks grow: 2, 4 .. up to `block`
     block: tokens a block
-    least: smallest masking ratio of a single view
-    whole: share of the blocks that are masked altogether, as each is when decoding comes to it
-    in_order: a noisy token sees only what is before it, where what is masked stands behind the rest
     about: stories, or the tasks of the polish in their shares
     """
 
-    out: str = "runs/tiny-blocks/weights"
-    run: str = "runs/tiny-blocks"
-    steps: Count = 300
+    steps: Count = 600
     batch: Annotated[int, (1, 2**20)] = 16
     adam: Share = 2e-3
     warmup: Count = 10
@@ -90,20 +79,11 @@ class Settings(Run):
     processes: Annotated[int, (1, 64)] = 1
     start: str = "weights/tiny-ar"
     rank: Annotated[int, (0, 2**14)] = 16
-    context: Context = "causal"
-    shift: Annotated[int, (0, 1)] = 1
-    views: Annotated[int, (1, 2)] = 2
-    next_token: Share = 0.5
-    growing: Share = 0.5
     block: Count = 8
-    least: Share = 0.15
-    whole: Share = 0.0
-    in_order: bool = False
     about: Literal["stories", "all"] = "stories"
 
     def __post_init__(self):
         super().__post_init__()
-        require(0 < self.least <= 1, "least", self.least, "more than 0 and at most 1")
         load_config(self.start)
 
     def begin(self) -> tuple[LLaDA, list[Optimizer]]:
@@ -122,16 +102,55 @@ class Settings(Run):
         streams = (problems(f"train/{self.seed}/{step}/{task}", task) for task in STORIES)
         return (problem for four in zip(*streams) for problem in four)
 
+    def rate(self, step: int) -> float:
+        """As a share of the peak: up over the warm-up, from 0.3 of the steps on down to 0."""
+        return min(1.0, (step + 1) / self.warmup, (self.steps - step) / (0.7 * self.steps))
+
+    def save(self, model: LLaDA) -> None:
+        if not self.rank:
+            save_model(model, self.out, torch.bfloat16)
+            return save_tokenizer(self.out)
+        parts = halves(model) | {"wte": model.wte.halves(self.rank)}
+        parts = {name: tuple(half.to(torch.bfloat16) for half in parts[name]) for name in parts}
+        save_adapter(parts, self.rank, self.out)
+
+
+@dataclass(frozen=True)
+class Settings(Adaptation):
+    """What a model of the next token becomes.
+
+    context: what finished tokens see: their block and before it, what is before them, and the
+        prompt all of itself (token), or what is before them alone (causal)
+    shift: 1 if the logits of a token stand a slot before it, as those of `start` do
+    views: 2 for a second copy in which masked is what is not in the first; 1 for weights 1 / ratio
+    next_token: weight of predicting each clean token from those before it
+    growing: share of the steps in which blocks grow: 2, 4 .. up to `block`
+    least: smallest masking ratio of a single view
+    whole: share of the blocks that are masked altogether, as each is when decoding comes to it
+    in_order: a noisy token sees only what is before it, where what is masked stands behind the rest
+    """
+
+    out: str = "runs/tiny-blocks/weights"
+    run: str = "runs/tiny-blocks"
+    context: Context = "causal"
+    shift: Annotated[int, (0, 1)] = 1
+    views: Annotated[int, (1, 2)] = 2
+    next_token: Share = 0.5
+    growing: Share = 0.5
+    least: Share = 0.15
+    whole: Share = 0.0
+    in_order: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(0 < self.least <= 1, "least", self.least, "more than 0 and at most 1")
+
     def length(self, step: int) -> int:
         """Of the blocks in this step. A block of 1 teaches a shifted model nothing: its task is the
         next token."""
         sizes = max(1, (self.block - 1).bit_length())  # 2, 4 .. block
         done = step / (self.growing * self.steps) if self.growing else 1
         return min(self.block, 2 ** (1 + int(done * (sizes - 1)))) if done < 1 else self.block
-
-    def rate(self, step: int) -> float:
-        """As a share of the peak: up over the warm-up, from 0.3 of the steps on down to 0."""
-        return min(1.0, (step + 1) / self.warmup, (self.steps - step) / (0.7 * self.steps))
 
     def loss(self, step: int, model: LLaDA, batch: Batch, rng) -> tuple[Tensor, Tensor]:
         """With two views each token is scored once among both, and its ratio needs no weight."""
@@ -159,14 +178,6 @@ class Settings(Run):
             own, count = score(seen, batch, view, ratio if self.views == 1 else 1.0)
             loss, counts = loss + own, counts + count
         return loss, counts
-
-    def save(self, model: LLaDA) -> None:
-        if not self.rank:
-            save_model(model, self.out, torch.bfloat16)
-            return save_tokenizer(self.out)
-        parts = halves(model) | {"wte": model.wte.halves(self.rank)}
-        parts = {name: tuple(half.to(torch.bfloat16) for half in parts[name]) for name in parts}
-        save_adapter(parts, self.rank, self.out)
 
 
 def in_whole_blocks(batch: Batch, block: int, eos: int) -> Batch:

@@ -88,6 +88,7 @@ CASES = [
     ("nbdiff", {"cache": "exact", "threshold": 0.5, "cfg_scale": 0.7, "sub_blocks": 4, "block_length": 2}),
     *[("fast-dllm-v2", {"cache": c, "threshold": 0.5, "sub_blocks": 2, "block_length": 4}) for c in ("none", "exact", "dual")],
     ("s2d2", {}),
+    *[("card", {"cache": cache, "threshold": 0.5}) for cache in ("none", "exact")],
     *[("wedlm", {"block_length": 1, "threshold": t, "window": w}) for t, w in ((0.4, 16), (1.5, 6))],
     *[("s2d2", {"context": context, "shift": 0, "threshold": 0.5, "worth": 1.5}) for context in ("block", "token")],
 ]

@@ -22,6 +22,7 @@ SETTINGS = {"gen_length": 16, "block_length": 8}
 PROMPTS = [random_prompt(number, 5 + 2 * number) for number in range(3)]
 OWN = {
     "ar": {"block_length": 1},
+    "wedlm": {"block_length": 1},
     "learn2pd": {"filter": random_filter(8)},
     "swift": {"skip": "0"},
     "apd": {"block_length": 1, "guide": 1},
@@ -29,7 +30,20 @@ OWN = {
     "prism": {"n": 4, "k": 2, "interval": 1},
 }
 # the most waits of a forward, the first left out
-WAITS = {"d2f": 5, "learn2pd": 7, "dkv": 6, "d3llm": 9, "apd": 10, "guided": 10, "freedave": 17, "spiffy": 37, "swift": 17, "prism": 69}
+WAITS = {
+    "d2f": 5,
+    "learn2pd": 7,
+    "dkv": 6,
+    "d3llm": 9,
+    "apd": 10,
+    "guided": 10,
+    "freedave": 17,
+    "spiffy": 37,
+    "swift": 17,
+    "prism": 69,
+    "s2d2": 4,
+    "wedlm": 8,
+}
 OTHERS = 3
 
 
