@@ -1,4 +1,4 @@
-"""What the families of checkpoints, LLaDA's and Dream's, call things: config.json and tensors.
+"""What the families of checkpoints, LLaDA's and Dream's, and adapters call keys and tensors.
 
 Names are LLaDA's in all other files; here stand those of others, and what model.py implements.
 """
@@ -126,3 +126,23 @@ def read_config(folder: Path, fields: Iterable[str]) -> tuple[Family, dict]:
         elif key not in known and not key.startswith("_"):
             refuse(value, file, f"unknown key {key} = {value!r} might change the arithmetic")
     return family, given
+
+
+# --- adapters -----------------------------------------------------------------------------------
+
+# Keys of an adapter that say nothing about inference, or that load_weights.py reads.
+LORA_KEYS = set(
+    """
+    peft_type r lora_alpha use_rslora bias init_lora_weights task_type auto_mapping peft_version
+    base_model_name_or_path revision inference_mode target_modules exclude_modules lora_dropout
+    layers_to_transform layers_pattern megatron_core eva_config qalora_group_size
+""".split()
+)
+# How A and B began. Any other way has changed the weights to which they are added.
+PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+
+
+def adapted(name: str) -> tuple[str, str]:
+    """The weight to which a tensor of an adapter belongs, and which half it is: A or B."""
+    match = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", name)
+    return (f"{match[1]}.weight", match[2]) if match else ("", "")

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from checkpoint import Tokenizer, find_file, find_folder, listed_ends, read_json, refuse
-from families import read_config
+from families import LORA_KEYS, PLAIN_STARTS, adapted, read_config
 from model import Config, Int8Linear, Linear, LLaDA
 
 load_tokenizer = Tokenizer
@@ -211,18 +211,6 @@ def parts_of(weight: torch.nn.Parameter) -> int:
     return weight.device_mesh.size() if hasattr(weight, "device_mesh") else 1
 
 
-# Keys of an adapter that say nothing about inference, or are read below.
-LORA_KEYS = set(
-    """
-    peft_type r lora_alpha use_rslora bias init_lora_weights task_type auto_mapping peft_version
-    base_model_name_or_path revision inference_mode target_modules exclude_modules lora_dropout
-    layers_to_transform layers_pattern megatron_core eva_config qalora_group_size
-""".split()
-)
-# How A and B began. Any other way has changed the weights to which they are added.
-PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
-
-
 def read_adapter(folder: Path, shapes: dict[str, tuple]) -> dict[str, tuple[Tensor, Tensor, float]]:
     """Read a PEFT LoRA adapter: {weight name: (A float32 [r, in], B float32 [out, r], scale)}.
 
@@ -259,12 +247,6 @@ def read_adapter(folder: Path, shapes: dict[str, tuple]) -> dict[str, tuple[Tens
         target, half = adapted(name)
         halves[target][half] = tensor.float()
     return {target: (pair["A"], pair["B"], scale) for target, pair in halves.items()}
-
-
-def adapted(name: str) -> tuple[str, str]:
-    """The weight to which a tensor of an adapter belongs, and which half it is: A or B."""
-    match = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", name)
-    return (f"{match[1]}.weight", match[2]) if match else ("", "")
 
 
 def find_device(name: str | torch.device | None) -> torch.device:

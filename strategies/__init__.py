@@ -79,6 +79,10 @@ Choose = Callable[..., tuple[Tensor, Tensor]]
 Search = Callable[[Any, Iterator], Iterator]
 
 
+KINDS = ("rule", "schedule", "view", "forward", "choose", "search")
+SEEING = KINDS[2:]  # which see rows; a rule and a schedule see cells
+
+
 class Part:
     """What a part may say of itself, by attributes of its class, or of a function by `has`; here is
     what holds where it says nothing. A part may have another `inside` it."""
@@ -88,9 +92,9 @@ class Part:
     # of a view: the forward of a block, from 0, since which each slot that it shows is computed
     # anew in every forward, or kept; 0 if it asks no window for its age, inf if it never settles
     settled: float = 1
-    shifts = False  # of a view, forward, choose or search: it is made for a shifted model, too
-    # of such a view: only the first forward of a block computes the slot before it, which predicts
-    # the block's first cell; so that is what this forward writes
+    shifts = False  # of a view, forward, choose or search: made for models with a shift, too
+    # of such a view: only a block's first forward computes the slot before it, which predicts the
+    # first cell; so that is what it writes
     leads = False
     cuts = False  # of a schedule: under eos="stop" all behind an end is EOS at once, open or not
     trajectories = 1  # of a search: rows for each prompt, among which it looks
@@ -159,8 +163,7 @@ class Strategy:
 
     def parts(self) -> Iterator:
         """Its parts, and those inside them."""
-        own = self.rule, self.view, self.schedule, self.forward, self.choose, self.search
-        for part in own:
+        for part in [getattr(self, kind) for kind in KINDS]:
             while part is not None:
                 yield part
                 part = getattr(part, "inside", None)
@@ -169,14 +172,12 @@ class Strategy:
         """A copy with parts of its own, for a model of this shift; ValueError if there is none."""
         if shift and self.shifted:
             return self.shifted.made_for(shift)
-        names = "rule", "view", "schedule", "forward", "choose", "search"
-        parts = {name: getattr(self, name) for name in names}
+        parts = {kind: getattr(self, kind) for kind in KINDS}
         for kind, part in parts.items() if shift else ():
-            known = kind in ("rule", "schedule") or part is None or trait(part, "shifts")
-            if not known or trait(part, "revises"):
+            if kind in SEEING and part and not trait(part, "shifts") or trait(part, "revises"):
                 model = "a model whose logits predict the token after theirs, as Dream's do"
                 raise ValueError(f"{called(kind, part)} is not made for {model}")
-        return replace(self, **{name: fresh(part) for name, part in parts.items()})
+        return replace(self, **{kind: fresh(part) for kind, part in parts.items()})
 
 
 def rank(doubt: Tensor, candidates: Tensor) -> Tensor:
@@ -216,14 +217,14 @@ def windows(s) -> Iterator[Window]:
 def scored(at: Pass, window: Window, shift: int = 0) -> Slots:
     """Which rows of a query get logits: those that say something about the window's slots.
 
-    shift: how many slots before its own the logits of a token stand; where the first of these is
-        missing (a view that leads) another stands in for it, of which nobody asks
+    shift: how many slots before its own the logits of a token stand; for a first that is missing
+        (of a view that leads) another stands in, of which nobody asks
     """
     start, end, query = window.start - shift, window.end - shift, at.query
     if isinstance(query, slice):
         start, end = start - query.start, end - query.start
-        every = torch.arange(start, end, device=window.live.device)
-        return slice(start, end) if start >= 0 else every.clamp(min=0)
+        rows = torch.arange(start, end, device=window.live.device)
+        return slice(start, end) if start >= 0 else rows.clamp(min=0)
     if at.own is None:  # no gaps: no wait for the device
         return torch.searchsorted(query, torch.arange(start, end, device=query.device))
     return ((query >= start) & (query < end)).nonzero()[:, 0]

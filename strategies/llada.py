@@ -49,11 +49,8 @@ def quota(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
 
 class Timesteps:
     """Dream's quota (arXiv 2508.15487): of m masks m (1 - s / t), rounded down, as the time falls
-    from t to s, in even steps from 1 to eps; in the last step all.
-
-    A step that would write nothing is skipped: the next would see the same. Step 0 is the refresh
-    of a view that leads.
-    """
+    from t to s, in even steps from 1 to eps; in the last step all. Steps that would write nothing
+    are skipped: the next sees the same. Where a view leads, its refresh is step 0."""
 
     quota, check = True, staticmethod(quota.check)
 

@@ -88,8 +88,8 @@ def test_confidence_is_that_of_what_is_left():
     """Would catch scores of the whole vocabulary: of one token the confidence is 1, and its entropy 0."""
     for step in decode(random_model(0), [1, 2], "dream", top_k=1, gen_length=8):
         assert (step.scores.confidence == 1).all() and (step.scores.entropy == 0).all()
-    logits = torch.tensor([2.0, 1.0, -torch.inf, 0.0])
-    assert torch.isfinite(torch.stack(score(logits)[1:])).all()  # of tokens that are ruled out
+    scores = score(torch.tensor([[2.0, 1.0, -torch.inf, 0.0]]))
+    assert torch.stack([scores.doubt, scores.margin, scores.entropy]).isfinite().all()  # though a token is ruled out
 
 
 @given(seeds, st.sampled_from(CACHES))
