@@ -55,6 +55,8 @@ ENDLESS = 100  # forwards a token: none of the systems comes near, a rule of one
 def generate(model: LLaDA, prompt, strategy=DEFAULT, template=None, **settings) -> "Result":
     """Decode to the end and return the canvas with its counters. Arguments as for `decode`."""
     canvas = prepare(model, prompt, strategy, settings, template)
+    own = canvas.strategy  # of which nobody sees the steps
+    canvas.narrow = trait(own.rule, "masks_only") and not (own.forward or own.choose or own.search)
     return finish(canvas, stream(canvas))
 
 
@@ -242,6 +244,7 @@ class Canvas:
         self.model, self.score, self.clock = model, kernels.score, time.perf_counter
         on_cuda = model.device.type == "cuda"
         self.compiled = on_cuda if settings.compile is None else settings.compile
+        self.narrow = False  # on a CPU, eager: logits only of what is masked in some row
         self.nfe = self.rows = 0  # so far: forwards, those of a guide included, and token-forwards
         self.cache: Cache | None = None  # with as many rows as a forward
         self.lay_out(prompts, templates or [[self.mask_id] * settings.gen_length] * len(prompts))
@@ -312,7 +315,13 @@ class Canvas:
             ids = torch.cat((ids, ids.masked_fill(in_prompt, self.mask_id)))  # [2b, Q]
             mask = mask if mask is None or mask.dim() == 2 else torch.cat((mask, mask))
             start, own, added = (t if t is None else torch.cat((t, t)) for t in (start, own, added))
-        rows = at.rows if isinstance(at.rows, Tensor) else scored(at, window, shift)
+        rows, cells = at.rows, None  # of the query, and of the window; None for all
+        rows = rows if isinstance(rows, Tensor) else scored(at, window, shift)
+        if own is not None:
+            cells = at.query[rows] + shift - window.start
+        elif self.narrow and not (self.compiled or ids.is_cuda or at.layer):
+            cells = self.candidates(window).any(0).nonzero()[:, 0]
+            rows = self.model.indices(slice(0, ids.shape[1]))[rows][cells]
         at = at._replace(rows=rows, own=own, mask=mask)
         cache = None if at.visible is None else self.open_cache()
         logits = self.model(ids, at, cache, start, added)
@@ -324,12 +333,12 @@ class Canvas:
         if self.passes == 2:  # unsupervised guidance, arXiv 2410.18514
             guided, unguided = logits.chunk(2)
             logits = unguided + (self.settings.cfg_scale + 1) * (guided - unguided)
-        if own is None:
+        if cells is None:
             return logits
         # a cell of the window that was not computed is no candidate, and sure of what it holds
         holds = self.x[self.live, window.start : window.end, None]  # [b, n * L, 1]
         every = logits.new_zeros(*holds.shape[:2], logits.shape[-1]).scatter_(-1, holds, SURE)
-        return every.index_copy(1, at.query[at.rows] + shift - window.start, logits)
+        return every.index_copy(1, cells, logits)
 
     def computed(self, window: Window, at: Pass) -> Window:
         """The window widened to all of the answer that this pass computes; with gaps, as it is."""
@@ -415,8 +424,7 @@ class Canvas:
         if turn > ENDLESS * G:
             raise StepLimit(f"{turn} forwards have not filled {G} tokens: is there progress?")
         if steps and self.nfe >= steps and not trait(self.strategy.rule, "quota"):
-            masks = int(self.masked().sum())
-            spent = f"steps={self.nfe} forwards are spent, {masks} masks are left"
+            spent = f"steps={self.nfe} forwards are spent, {self.masked().sum()} masks are left"
             raise StepLimit(f"{spent}: raise steps or lower the threshold")
 
     def retire(self, *faults: Tensor) -> None:

@@ -94,13 +94,12 @@ def argmax(z: Tensor) -> Tensor:
     """z.argmax(-1) of [N, V] in two steps: a CPU finds a maximum ten times as fast as its place."""
     parts = z.unflatten(-1, (-1, gcd(z.shape[-1], 128)))  # [N, V / 128, 128]
     part = parts.amax(-1).argmax(-1)  # [N]
-    inside = parts.take_along_dim(part[:, None, None], 1)[:, 0].argmax(-1)
-    return part * parts.shape[-1] + inside
+    return part * parts.shape[-1] + parts.take_along_dim(part[:, None, None], 1)[:, 0].argmax(-1)
 
 
 def entropy(z: Tensor, best: Tensor, doubt: Tensor) -> Tensor:
     behind = (z.float() - best[:, None]).clamp(min=NEVER)  # [N, V]
-    return doubt.log1p() - (behind.softmax(-1) * behind).sum(-1)
+    return doubt.log1p() - behind.softmax(-1).mul_(behind).sum(-1)
 
 
 def gumbel(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

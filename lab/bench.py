@@ -138,6 +138,10 @@ COMMANDS = {
         "--rounds": number(9),
         "--threads": number(None),
         "--compile": {"action": "store_true", "help": "beside the eager forward, the compiled one"},
+        "--theirs": {
+            "action": "store_true",
+            "help": "a step scored as the authors' code does, too",
+        },
     },
     results: {"only": flag("run the commands that hold this text", "", nargs="?")},
 }

@@ -9,6 +9,7 @@ Left out on purpose: whole decodes, which `compare` measures, and speed from sev
 Letters: B batch, Q queries, K slots they attend to, H heads, G key/value heads, D head width.
 """
 
+import copy
 import functools
 import itertools
 import time
@@ -30,12 +31,13 @@ from lab.command_line import TINY
 from lab.files import write
 from lab.report import about, show
 from load_weights import DTYPES, check_memory, find_device, load_config
-from model import Config, LLaDA
-from strategies import STRATEGIES, Window, build, require
+from model import Config, LLaDA, Pass
+from strategies import STRATEGIES, Window, build, require, scored
 from strategies.fast_dllm import CacheName
 
 SHAPES: dict[str, Config | None] = {
     "tiny": None,  # the embedded model's, read when it is asked for
+    "60m": Config(512, 8, 8, 1536, 32000, 0, 1),
     "mid": Config(768, 12, 12, 3072, 32000, 0, 1),
     "8b": Config(4096, 32, 32, 12288, 126464, 126336, 126081),  # LLaDA-8B's
 }
@@ -88,6 +90,58 @@ def random_model(config: Config, device: torch.device, dtype: torch.dtype) -> LL
     for weight in model.parameters():
         weight.normal_(std=weight.shape[1] ** -0.5) if weight.dim() > 1 else weight.fill_(1.0)
     return model
+
+
+# --- the papers' way -----------------------------------------------------------------------------
+
+
+class Everywhere:
+    """A model whose logits are of every position that it computes, as in the papers' code."""
+
+    def __init__(self, model: LLaDA):
+        self.model = model
+
+    def __getattr__(self, name: str):
+        return getattr(self.model, name)
+
+    def __call__(self, ids: Tensor, at: Pass, *given) -> Tensor:
+        self.logits = self.model(ids, at._replace(rows=slice(None)), *given)  # [B, Q, V]
+        return self.logits[:, at.rows]
+
+
+def in_float64(logits: Tensor, rows, masked: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Tokens and their probabilities [b, n * L] as Fast-dLLM's code finds them: a softmax of all
+    logits there are, and of each the share of the likeliest."""
+    token = logits.argmax(-1)
+    share = logits.double().softmax(-1).gather(-1, token[..., None])[..., 0]
+    return token[:, rows], share[:, rows]
+
+
+def by_block(logits: Tensor, rows, masked: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """The same as D2F's code does: block by block a softmax of what is masked, and its maximum."""
+    token, share = torch.zeros_like(masked, dtype=torch.int64), logits.new_zeros(masked.shape)
+    blocks = (t.split(length, 1) for t in (logits[:, rows], masked, token, share))
+    for z, cells, tokens, shares in zip(*blocks):  # the two last are views
+        shares[cells], tokens[cells] = z[cells].softmax(-1).max(-1)
+    return token, share
+
+
+THEIRS = {"none": in_float64, "prefix": in_float64, "dual": in_float64, "exact": by_block}
+
+
+def steps(canvas: Canvas, step: Step, cache: str) -> list[Callable]:
+    """This step once more, up to its scores, and as the authors' code has it, on this network."""
+    window, at, length = step.window, step.at, canvas.block_length
+    stands, masked = canvas.x[canvas.live, window.start : window.end], canvas.candidates(window)
+    ours, theirs = copy.copy(canvas), copy.copy(canvas)
+    ours.narrow, theirs.model = True, Everywhere(canvas.model)
+
+    def their_step() -> tuple[Tensor, Tensor]:
+        theirs.forward(window, at)
+        theirs.forbid(theirs.model.logits)
+        return THEIRS[cache](theirs.model.logits, scored(at, window), masked, length)
+
+    return [lambda: ours.score(ours.logits(window, at), None, stands), their_step]
 
 
 # --- the floor -----------------------------------------------------------------------------------
@@ -163,7 +217,8 @@ def alternate(calls: list[Callable], rounds: int, device: torch.device) -> Tenso
 
 
 def measure(model: LLaDA, cache: str, batch: int, args: Namespace) -> dict[str, float]:
-    """Time one forward, its floor and its scores in turns; with --compile, the compiled ones, too.
+    """Time one forward, its floor and its scores in turns; with --compile, the compiled ones, too;
+    with --theirs, a step as the authors' code has it, and a softmax beside the scores.
 
     Times are medians in ms, and a ratio is the median of the rounds' ratios.
     """
@@ -174,14 +229,20 @@ def measure(model: LLaDA, cache: str, batch: int, args: Namespace) -> dict[str, 
     with Products() as products:
         forwards[0]()
     tools, shares = yardstick(products, model.device)
-    ms = alternate([*forwards, *scores, *tools], args.rounds, model.device)
-    forward, score, tool = ms.split([len(works), len(works), len(tools)])  # each [n, rounds]
+    pair = steps(*works[0], cache) if args.theirs else []
+    softmax = [lambda: works[0][1].logits.float().softmax(-1).max(-1)] * bool(pair)
+    ms = alternate([*forwards, *scores, *tools, *pair, *softmax], args.rounds, model.device)
+    sizes = len(works), len(works), len(tools), len(pair), len(softmax)
+    forward, score, tool, step, softmax = ms.split(sizes)  # each [n, rounds]
     floor = (tool * shares).amax(0)  # [rounds]
     found = {"forward": forward[0], "floor": floor, "ratio": forward[0] / floor}
     found |= {"scores": score[0], "share": score[0] / forward[0]}
     if args.compile:
         found |= {"compiled": forward[1], "its ratio": forward[1] / floor}
         found |= {"speed-up": forward[0] / forward[1], "its scores": score[1]}
+    if args.theirs:
+        found |= {"step": step[0], "theirs": step[1], "faster": step[1] / step[0]}
+        found |= {"of a softmax": score[0] / softmax[0]}
     medians = {name: rounds.quantile(0.5).item() for name, rounds in found.items()}
     return {"rows": works[0][1].rows, "slots": products.slots} | medians
 
@@ -216,7 +277,8 @@ def checked_shapes(args: Namespace, device: torch.device, dtype: torch.dtype) ->
     enough = args.gen_length >= 2 * args.block_length >= 6  # one to fill the cache, one to use it
     require(enough, "gen_length", args.gen_length, "two blocks of three or more tokens")
     for cache in args.caches.split(","):
-        require(cache in CACHES, "cache", cache, f"one of {', '.join(CACHES)}")
+        known = [name for name in CACHES if name in THEIRS or not args.theirs]
+        require(cache in known, "cache", cache, f"one of {', '.join(known)}")
     length, shapes = args.prompt_length + args.gen_length, {}
     for name in args.shapes.split(","):
         require(name in SHAPES, "shape", name, f"one of {', '.join(SHAPES)}")

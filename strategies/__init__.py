@@ -89,6 +89,7 @@ class Part:
 
     quota = False  # of a rule: it shares out `steps` among the tokens; otherwise they are a cap
     revises = False  # of a rule: it takes tokens back, or writes others in their place
+    masks_only = False  # of a rule: it reads only what the scores say of candidates
     # of a view: the forward of a block, from 0, since which each slot that it shows is computed
     # anew in every forward, or kept; 0 if it asks no window for its age, inf if it never settles
     settled: float = 1

@@ -52,6 +52,7 @@ def threshold_rule(threshold: float | None, strict: bool = False) -> Rule:
     if threshold is None:
         return quota
 
+    @has(masks_only=True)
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
         sure = scores.confidence
         return sure > threshold if strict else sure >= threshold
@@ -65,6 +66,7 @@ def factor_rule(factor: float) -> Rule:
     As in theorem 1 of the paper; the authors' code also takes a last token that fails.
     """
 
+    @has(masks_only=True)
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
         place = rank(scores.doubt, candidates)  # r - 1
         fails = candidates & (scores.confidence < 1 - factor / (place + 2))

@@ -39,7 +39,7 @@ def full(s, window: Window) -> Pass:
     return Pass(slice(0, s.x.shape[1]))
 
 
-@has(quota=True, check=lambda strategy: one_block(strategy, "a quota of tokens per step"))
+@has(quota=True, masks_only=True, check=lambda own: one_block(own, "a quota of tokens per step"))
 def quota(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
     """Spread a block's tokens evenly over its forwards, the remainder first, the surest first."""
     masks = candidates.sum(-1, keepdim=True)  # [N, 1]

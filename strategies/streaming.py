@@ -53,6 +53,7 @@ def streaming(
     cache: as in fast-dllm; the paper uses prefix
     """
 
+    @has(masks_only=True)
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
         """As in the authors' code, the share of masks counts the block and the kept suffix, and a
         block's first forward uses the plain threshold."""

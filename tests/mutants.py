@@ -50,6 +50,10 @@ loop: the end of a turn is not suppressed
     logits[..., self.ends] = -inf  =>  logits[..., self.eos_id] = -inf
 loop: the end of a turn ends nothing
     torch.isin(tokens, self.ends)  =>  (tokens == self.eos_id)
+loop: a rule that reads what is said of written cells is told nothing of them
+    = trait(own.rule, "masks_only") and not (  =>  = not (
+loop: logits are of what is masked in the first row
+    self.candidates(window).any(0)  =>  self.candidates(window)[0]
 loop: a rule may edit what a template gave
     & ~s.given[live, span]  =>
 loop: padding on the left is seen
@@ -297,15 +301,15 @@ model: slots of each row's own are those of the first
 scores: noise is drawn in 32 bits
     else torch.float64  =>  else torch.float32
 scores: a sampled token is as sure as the likeliest
-    shown = against(token)  =>  shown = doubt
+    doubt if noise is None else against(chosen)  =>  doubt
 scores: the best logit is not put back
     z.scatter_(-1, token, best)  =>  z.scatter_(-1, token, best - 1)
 scores: of equal tokens the last is taken
     .argmax(-1)  # [N]  =>  .flip(-1).argmax(-1).sub(parts.shape[1] - 1).neg()
 scores: what is asked for is computed again whenever it is read
-    @cached_property\n    def entropy  =>  @property\n    def entropy
+    entropy = cached_property(  =>  entropy = property(
 scores: entropy of what is forbidden is NaN
-    (z - best[:, None]).clamp(min=NEVER)  =>  (z - best[:, None])
+    best[:, None]).clamp(min=NEVER)  =>  best[:, None])
 scores: bfloat16 is not widened
     z = z.float().contiguous()  =>  z = z.contiguous()
 

@@ -34,7 +34,7 @@ from shared import (
 )  # fmt: skip
 from strategies import STRATEGIES, Strategy, options
 from strategies.fast_dllm import threshold_rule
-from strategies.llada import full
+from strategies.llada import full, serial
 
 
 def test_every_strategy_and_every_choice_of_cache_is_among_the_cases():
@@ -361,3 +361,41 @@ def test_a_forward_may_write_nothing_where_no_block_with_masks_must_move():
     never = Strategy(threshold_rule(2.0), full, patient, eos="fill")
     steps = list(decode(random_model(0), [1, 2, 3], never, **LENGTHS))
     assert not (steps[-1].x == MASK).any() and any(not step.commit.any() for step in steps)
+
+
+# --- logits of what is masked alone --------------------------------------------------------------------------------------------------
+
+
+@every_case
+def test_who_does_not_look_at_the_steps_gets_the_same_tokens(case):
+    """Would catch a rule that reads what is said of written cells and gets no logits of them: only `generate` leaves these out."""
+    name, own = case
+    settings, prompts = LENGTHS | own | {"temperature": 0.5}, [random_prompt(3, 4), random_prompt(4, 7)]
+    canvas = prepare(random_model(5), prompts, name, settings)
+    assert same(generate(random_model(5), prompts, name, **settings), finish(canvas, stream(canvas)))
+
+
+def heads(strategy, **settings) -> tuple[int, int]:
+    """Rows of all logits that a decode computes, where its steps are not looked at, and where they are."""
+    model, rows = random_model(5), []
+    model.ff_out.register_forward_hook(lambda module, given, logits: rows.append(logits[..., 0].numel()))
+    generate(model, [1, 2, 3], strategy, **LENGTHS | settings)
+    narrow, rows[:] = sum(rows), []
+    list(decode(model, [1, 2, 3], strategy, **LENGTHS | settings))
+    return narrow, sum(rows)
+
+
+@pytest.mark.parametrize("strategy", ["llada", "fast-dllm", "streaming", "d2f"])
+def test_logits_of_written_cells_are_left_out(strategy):
+    """Would catch logits that nothing reads: half of a block's, over its forwards."""
+    narrow, all = heads(strategy)
+    assert narrow < 0.8 * all
+
+
+@pytest.mark.parametrize("strategy", ["saber", "editing", "credit", "freedave"])
+def test_a_rule_that_reads_written_cells_gets_all(strategy):
+    """Negative control: so does every rule that says nothing of itself, as one of one's own."""
+    own = {"threshold": 0.9} if strategy == "freedave" else {}
+    assert len({*heads(strategy, **own)}) == 1
+    rule = lambda scores, candidates, window: scores.confidence >= 0.9
+    assert len({*heads(Strategy(rule, full, serial))}) == 1

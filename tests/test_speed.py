@@ -100,7 +100,7 @@ def test_the_floor_is_the_longer_of_its_parts(monkeypatch):
     """Would catch a floor that adds up what a GPU does at the same time, and figures of another call."""
     monkeypatch.setattr(speed, "yardstick", lambda products, device: (["copy", "product"], torch.tensor([[0.5], [2.0]])))
     monkeypatch.setattr(speed, "alternate", lambda calls, rounds, device: torch.tensor([[9.0, 8.0, 7.0], [1.0, 2.0, 4.0], [4.0, 4.0, 4.0], [1.0, 2.0, 3.0]]))  # fmt: skip
-    args = Namespace(prompt_length=6, gen_length=32, block_length=4, rounds=3, compile=False)
+    args = Namespace(prompt_length=6, gen_length=32, block_length=4, rounds=3, compile=False, theirs=False)
     with torch.inference_mode():
         found = speed.measure(random_model(0), "dual", 2, args)
     assert found == {"rows": 8, "slots": 38, "forward": 8, "floor": 4, "ratio": 2, "scores": 2, "share": 0.25}
@@ -131,7 +131,7 @@ def test_what_is_compiled_stands_beside_it(capsys, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--shapes", "tiny,warp"], "shape is 'warp', expected one of tiny, mid, 8b"),
+        (["--shapes", "tiny,warp"], "shape is 'warp', expected one of tiny, 60m, mid, 8b"),
         (["--caches", "triple"], "cache is 'triple', expected one of none, prefix"),
         (["--batch", "1,0"], "argument --batch: '0' is not a whole number of at least 1"),
         (["--rounds", "0"], "argument --rounds: '0' is not a whole number"),
@@ -155,3 +155,31 @@ def test_a_shape_that_does_not_fit_is_refused_before_any_work(capsys, monkeypatc
     with pytest.raises(SystemExit) as exit:
         bench.main(["speed", "--shapes", "tiny,8b", "--dtype", "bfloat16"])
     assert exit.value.code == 2 and "the weights and cache of shape 8b need 1" in capsys.readouterr().err
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("cache", speed.THEIRS)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_authors_way_finds_the_same(cache, batch):
+    """Would catch a comparison of two steps that do not compute the same, and one whose other half is less than the authors do."""
+    canvas, step, _ = forward_at_work(random_model(0), cache, batch, 6, 32, 4)
+    masked = canvas.candidates(step.window)
+    ours, theirs = speed.steps(canvas, step, cache)
+    scores, (token, share) = ours(), theirs()
+    assert masked.any() and not masked.all()
+    assert scores.token[masked].equal(token[masked])
+    torch.testing.assert_close(scores.confidence[masked], share[masked].float(), rtol=1e-4, atol=1e-6)
+    assert flops(theirs) > flops(ours)  # of rows of the last layer and of the head
+
+
+def test_a_step_as_the_authors_code_has_it_stands_beside_ours(capsys):
+    """Would catch a ratio the wrong way round, and a cache of which no authors' way is written down."""
+    bench.main(["speed", *SMALL, "--theirs", "--caches", "none,exact"])
+    header, *rows = table(capsys.readouterr().out)
+    assert header[-4:] == ["step", "theirs", "faster", "of a softmax"] and len(rows) == 2
+    for row in rows:
+        ours, theirs, faster = (float(row[header.index(name)]) for name in ("step", "theirs", "faster"))
+        assert faster == pytest.approx(theirs / ours, rel=0.02)
+    with pytest.raises(SystemExit):
+        bench.main(["speed", *SMALL, "--theirs", "--caches", "vicinity"])
+    assert "cache is 'vicinity', expected one of none, prefix, dual, exact" in capsys.readouterr().err
