@@ -34,10 +34,11 @@ from checks import (
     check_shape,
     require,
 )
-from compiled import compile_model, memory_of
+from compiled import compile_model
 from kernels import Scores
 from load_weights import check_memory
 from model import Cache, Config, LLaDA, Pass
+from padding import memory_of
 from strategies import Count, EosName, Strategy, Window, choose, options, scored, trait, windows
 
 DEFAULT = "fast-dllm"  # the strategy where none is named
@@ -245,6 +246,7 @@ class Canvas:
         on_cuda = model.device.type == "cuda"
         self.compiled = on_cuda if settings.compile is None else settings.compile
         self.narrow = False  # on a CPU, eager: logits only of what is masked in some row
+        self.whole = self.compiled and not trait(strategy.view, "layers")
         self.nfe = self.rows = 0  # so far: forwards, those of a guide included, and token-forwards
         self.cache: Cache | None = None  # with as many rows as a forward
         self.lay_out(prompts, templates or [[self.mask_id] * settings.gen_length] * len(prompts))
@@ -252,7 +254,8 @@ class Canvas:
             trait(part, "fits")(self)
         self.check_memory()
         if self.compiled:  # last: it takes a while
-            self.model, self.score, self.clock = compile_model(model)
+            fast, self.score, self.clock = compile_model(model)
+            self.model = fast if self.whole else model
 
     def lay_out(self, prompts: list[list[int]], answers: Sequence[list[int]]) -> None:
         """Set down each prompt with what its answer starts from, once for each trajectory."""
@@ -280,7 +283,7 @@ class Canvas:
         one before, odds, odds times their logarithms), and what parts keep."""
         (B, S), config = self.x.shape, self.model.config
         rows, slots = B * self.passes, S
-        if self.compiled:
+        if self.whole:
             rows, slots = memory_of(rows, slots)
         logits = self.block_length * config.vocab_size * 4 * 4
         parts = B * self.passes * sum(trait(part, "memory")(self) for part in self.strategy.parts())

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attention import attend
+
 # positions on the canvas: a slice with both ends, or int64 [n]; a slice is a view, a tensor a copy
 Slots = slice | Tensor
 
@@ -76,7 +78,10 @@ class Linear(nn.Linear):
 class Int8Linear(nn.Module):
     """A matrix whose rows are whole numbers of 8 bits times a scale each, exact to half a step of
     the scale: half of bfloat16. The product is computed in the dtype of x, which holds these
-    numbers exactly; compiled, no such copy of the matrix is stored."""
+    numbers exactly: so many rows at a time are copied into it, compiled, too. It saves memory, and
+    takes longer."""
+
+    ROWS = 16384  # LLaDA-8B's head has 126464
 
     def __init__(self, weight: Tensor, bias: nn.Parameter | None = None):
         super().__init__()
@@ -84,10 +89,12 @@ class Int8Linear(nn.Module):
         largest = weight.float().abs().amax(1, keepdim=True)  # [out, 1]
         scale = largest.clamp(min=torch.finfo(torch.float32).tiny) / 127
         self.register_buffer("weight", (weight.float() / scale).round().to(torch.int8))
-        self.register_buffer("scale", scale[:, 0].to(weight.dtype))
+        # float32: with bfloat16 torch.compile takes a kernel that is slow on a GPU
+        self.register_buffer("scale", scale[:, 0])
 
     def forward(self, x: Tensor) -> Tensor:
-        product = F.linear(x, self.weight.to(x.dtype)) * self.scale
+        parts = [F.linear(x, rows.to(x.dtype)) for rows in self.weight.split(self.ROWS)]
+        product = (torch.cat(parts, -1) * self.scale).to(x.dtype)
         return product if self.bias is None else product + self.bias
 
 
@@ -212,9 +219,7 @@ class Block(nn.Module):
         q = rotate(q, cos[..., rows, :], sin[..., rows, :])
         k = rotate(self.split(self.k_proj(n), self.kv_heads), cos, sin)
         k, v = remember(q, k, self.split(self.v_proj(n), self.kv_heads))
-        grouped = self.kv_heads != self.heads
-        attended = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=grouped)
-        h = h[:, rows] + self.attn_out(attended.transpose(1, 2).flatten(2))
+        h = h[:, rows] + self.attn_out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
         n = self.ff_norm(h)
         return h + self.ff_out(F.silu(self.ff_proj(n)) * self.up_proj(n))
 
@@ -310,7 +315,10 @@ class LLaDA(nn.Module):
         if start is not None:
             positions = positions - start[:, None]  # [B, Q]
             real = (self.indices(visible) >= start[:, None])[:, None, None]  # [B, 1, 1, K]
-            mask = (real if mask is None else real & mask).expand(-1, -1, Q, -1)  # [B, 1, Q, K]
+            if mask is not None:  # a position of padding sees itself: nothing is NaN on some GPUs
+                itself = self.indices(query)[:, None] == self.indices(visible)  # [Q, K]
+                real = real & mask | itself & (positions < 0)[:, None, :, None]
+            mask = real.expand(-1, -1, Q, -1)  # [B, 1, Q, K]
         rope = rope_table(positions, self.config.head_width, self.config.rope_theta)
         at = at._replace(query=query, visible=visible, mask=mask)
 

@@ -20,6 +20,7 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -123,7 +124,8 @@ class Functions(TorchFunctionMode):
             waited("tolist")
             return arguments[0].inner.tolist()
         if function is F.scaled_dot_product_attention:  # which would be taken apart otherwise
-            out = function(*map(unwrap, arguments), **named)
+            with sdpa_kernel([*SDPBackend.__members__.values()]):  # the CPU's own is one of them
+                out = function(*map(unwrap, arguments), **named)
             return wrap(out) if isinstance(arguments[0], Sim) else out
         if function in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(arguments[0], Sim):
             index = arguments[1] if isinstance(arguments[1], tuple) else (arguments[1],)

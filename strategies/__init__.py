@@ -97,6 +97,7 @@ class Part:
     # of such a view: only a block's first forward computes the slot before it, which predicts the
     # first cell; so that is what it writes
     leads = False
+    layers = False  # of a view: it runs layers in a way of its own, which is not compiled
     cuts = False  # of a schedule: under eos="stop" all behind an end is EOS at once, open or not
     trajectories = 1  # of a search: rows for each prompt, among which it looks
 

@@ -66,7 +66,7 @@ def dllm_cache(
     transfer_ratio: rho; share of the answer that each layer recomputes in between, 0 to 1
     """
 
-    @has(settled=inf, memory=memory)
+    @has(settled=inf, layers=True, memory=memory)
     def view(s, window: Window) -> Pass:
         """By the forwards of the decode where a quota says how many a block has; under another rule
         by those of the block: a row must not depend on the others of its batch."""

@@ -61,7 +61,7 @@ def sparse(
         block = slots[window.start : window.end].expand(*kept.shape[:2], -1)
         return torch.cat((kept, block), -1).sort().values
 
-    @has(settled=2)
+    @has(settled=2, layers=True)
     def evicting(s, window: Window) -> Pass:
         every, block = slice(0, s.x.shape[1]), slice(window.start, window.end)
         if window.age == 0:  # the first forward does not show yet what matters
