@@ -317,8 +317,6 @@ scores: bfloat16 is not widened
 @ load_weights.py: test_load_weights.py test_checkpoint.py test_tiny.py
 weights: an adapter of rsLoRA has LoRA's scale
     math.sqrt(rank) if config.get("use_rslora") else rank  =>  rank
-weights: a key that nobody knows is ignored
-    refuse(value, file, f"unknown key  =>  refuse(value is True, file, f"unknown key
 weights: an adapter's key that nobody knows is ignored
     refuse(value and key not in LORA_KEYS  =>  refuse(value is True and key not in LORA_KEYS
 weights: an index goes before the single file
@@ -329,6 +327,36 @@ weights: what overflows in the dtype of the model is not seen
     if weight is not tensor or of:  =>  if False:
 
 
+@ families.py: test_families.py test_load_weights.py
+families: a key that nobody knows is ignored
+    refuse(value, file, f"unknown key  =>  refuse(value is True, file, f"unknown key
+families: LLaDA-MoE is what it calls itself
+    refuse(looks or not known, file  =>  refuse(not known, file
+families: what Dream's file leaves out is LLaDA's
+    whole=True  =>  whole=False
+@ strategies/llada.py: test_goldens.py systems/test_dream.py test_shift.py
+dream: the refresh of a cache that leads is no step
+    self.step.fill_(min(self.leads, window.remaining - 1))  =>  self.step.fill_(0)
+dream: a step that writes nothing is run
+    ((count > 0) & (number >= self.step[live]))  =>  (number >= self.step[live])
+dream: masks are left behind the last step
+    count[:, -1:] = masks  =>  pass
+@ strategies/dream.py: systems/test_dream.py
+dream: the token that passes top_p is left out
+    before > top_p  =>  before + warm.softmax(-1) > top_p
+@ dllm.py: test_shift.py test_goldens.py
+dream: a refresh writes all that is sure
+    cells[..., 1:] &= ~cells[..., :1]  =>  pass
+dream: a refresh writes nothing where a block's first cell is given
+    cells[..., 1:] &= ~cells[..., :1]  =>  cells[..., 1:] = False
+@ strategies/d2f.py: test_shift.py test_goldens.py
+dream: the row before a block whose past is cached is missing
+    min(window.final, window.start - s.shift)  =>  window.final
+@ checkpoint.py: test_families.py
+checkpoint: a token that is added has another number
+    refuse(found != number, file, other)  =>  pass
+checkpoint: DiffuCoder's padding ends nothing
+    if apart and pad not in (None, mask)  =>  if False
 @ checkpoint.py: test_checkpoint.py test_load_weights.py
 checkpoint: the chat template does not ask for an answer
     self.render(messages, True)  =>  self.render(messages, False)
