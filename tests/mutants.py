@@ -279,6 +279,61 @@ prism: an EOS that was deferred counts as unsure
 prism: a copy has the cache of another
     torch.searchsorted(self.live, parents)  =>  torch.searchsorted(self.live, rows)
 
+@ strategies/eb.py: systems/test_eb.py test_goldens.py
+eb: the largest entropy counts, too
+    entropy.cumsum(-1) - entropy.cummax(-1).values  =>  entropy.cumsum(-1)
+eb: the last entropy is left out, not the largest
+    entropy.cummax(-1).values  =>  entropy
+@ strategies/frechet.py: systems/test_frechet.py test_goldens.py
+frechet: the last error counts once
+    error.cumsum(-1) + error  =>  error.cumsum(-1)
+@ strategies/klass.py: systems/test_klass.py test_goldens.py
+klass: calm is counted from the block's first forward
+    torch.where(waits, calm, (calm + 1)  =>  torch.where(waits, calm, (calm * (window.age > 0) + 1)
+klass: a block that begins calm need not wait
+    & (window.age >= history - 1)  =>
+klass: the quota is that of what is left
+    masks, steps = window.own.sum(-1, keepdim=True), window.age + window.remaining  =>  masks, steps = candidates.sum(-1, keepdim=True), max(1, window.remaining)
+@ strategies/klass.py: test_dllm.py
+klass: a row grows calm while it waits for others
+    waits = ~s.candidates(window).any(-1, keepdim=True)  =>  waits = ~s.candidates(window).any(-1, keepdim=True) & False
+@ strategies/wino.py: systems/test_wino.py test_goldens.py
+wino: what is taken back is bounded by this forward's commits
+    commit.sum(-1, keepdim=True), self.last[window.live]  =>  commit.sum(-1, keepdim=True), commit.sum(-1, keepdim=True)
+wino: a shadow sees its own token
+    ~shadow[:, None] | (query != query[:, None])  =>  ~shadow[:, None] | (query >= 0)
+wino: the canvas sees the shadows
+    torch.where(shadow, shadow[:, None],  =>  torch.where(shadow, shadow[:, None] | True,
+@ strategies/dus.py: systems/test_dus.py
+dus: a small last level stands alone
+    last -= 1  =>  pass
+@ strategies/spaced.py: systems/test_spaced.py test_goldens.py
+spaced: the gap may be one
+    .clamp(min=2)  =>  .clamp(min=1)
+@ strategies/pc.py: systems/test_pc.py test_goldens.py
+pc: rarity is not capped
+    .clamp(max=alpha)  =>
+pc: places are not weighed
+    (-lam * place).exp()  =>  (0 * place).exp()
+@ strategies/p2.py: systems/test_p2.py test_goldens.py
+p2: what a template gave is counted
+    own = window.own & candidates  =>  own = (window.own | True) & candidates
+p2: written cells count as masked ones do
+    torch.where(candidates, 1.0, eta)  =>  torch.where(candidates, 1.0, 1.0)
+@ strategies/remdm.py: systems/test_remdm.py test_goldens.py
+remdm: the extra forwards come one late
+    again = range(first, first + self.extra)  =>  again = range(first + 1, first + 1 + self.extra)
+remdm: the surest is taken back
+    rank(-doubt, written)  =>  rank(doubt, written)
+@ dllm.py: systems/test_remdm.py test_goldens.py
+remdm: what is written and taken back at once is an error
+    ~(commit | back).any(-1)  =>  ~commit.any(-1)
+@ strategies/prophet.py: systems/test_prophet.py test_goldens.py
+prophet: the share of the steps counts from 0
+    share = (window.age + 1) /  =>  share = window.age /
+prophet: the quota is that of the whole answer
+    candidates & (number == first)  =>  candidates
+
 
 @ model.py: test_model.py test_dllm.py
 model: positions count from where the query begins
