@@ -72,6 +72,9 @@ class Compiled:
 
     def __call__(self, ids: Tensor, at: Pass = Pass(), cache=None, start=None, added=None):
         """As LLaDA.forward."""
+        if at.layer is not None:  # eagerly, on the rows that are somebody's
+            rows = cache and cache.each(lambda tensor: tensor[:, : len(ids)])
+            return self.model(ids, at, rows, start, added)
         shape = *ids.shape, None if cache is None else cache.k.shape[3]
         if self.last[0] != shape or not alike(self.last[1], at):  # but for a block's first, it is
             self.last = shape, at, padded(self.model, *shape, at)

@@ -14,7 +14,7 @@ Letters: B batch, b its unfinished rows, S canvas, P prompt, L block length, n b
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Annotated
@@ -91,6 +91,7 @@ def loop(s: "Canvas") -> "Iterator[Step]":
     """The loop that every strategy runs on."""
     strategy, temperature = s.strategy, s.settings.temperature
     generator = torch.Generator(s.x.device).manual_seed(s.settings.seed)
+    s.retire()
     began = s.clock()
     for turn, window in enumerate(windows(s)):
         s.check_limit(turn)
@@ -270,8 +271,10 @@ class Canvas:
         self.given = self.x != self.mask_id  # bool [B, S]: what nothing may change
         self.start = torch.tensor(starts, device=device)  # [B]: each row's first real slot
         self.live = torch.arange(len(rows), device=device)  # [b]
-        # which blocks of each unfinished row have masks, as of `retire`
-        self.unfilled: list[list[bool]] = self.masked().any(-1).tolist()
+        # as of `retire`: which blocks of each unfinished row have masks, and what parts asked for
+        self.unfilled: list[list[bool]] = []
+        self.told: dict[Callable, list[list[int]]] = {}
+        self.owned = torch.zeros_like(self.start)  # [b]: of a forward's rows those that count
         self.written = torch.zeros_like(self.x)  # [B, S]: the forward that wrote each, 0 for none
         self.held = torch.zeros_like(self.start, dtype=torch.bool)  # [B]: stay when finished
         self.opened = torch.zeros_like(self.start)  # [B]: blocks opened so far
@@ -320,9 +323,10 @@ class Canvas:
             start, own, added = (t if t is None else torch.cat((t, t)) for t in (start, own, added))
         rows, cells = at.rows, None  # of the query, and of the window; None for all
         rows = rows if isinstance(rows, Tensor) else scored(at, window, shift)
-        if own is not None:
-            cells = at.query[rows] + shift - window.start
-        elif self.narrow and not (self.compiled or ids.is_cuda or at.layer):
+        if own is not None:  # without gaps all of the window is computed
+            gaps = isinstance(at.query, Tensor)
+            cells = at.query[rows] + shift - window.start if gaps else None
+        elif self.narrow and ids.device.type == "cpu" and not (self.compiled or at.layer):
             cells = self.candidates(window).any(0).nonzero()[:, 0]
             rows = self.model.indices(slice(0, ids.shape[1]))[rows][cells]
         at = at._replace(rows=rows, own=own, mask=mask)
@@ -330,7 +334,10 @@ class Canvas:
         logits = self.model(ids, at, cache, start, added)
         self.nfe += 1
         self.ran[self.live] += 1
-        self.rows += ids.numel() if own is None else int(own.sum())
+        if own is None:
+            self.rows += ids.numel()
+        else:
+            self.owned = own.view(self.passes, -1, own.shape[1]).sum((0, 2))  # [b], as yet untold
         if at.cost is not None:
             self.rows += len(ids) * at.cost // self.model.config.n_layers - ids.numel()
         if self.passes == 2:  # unsupervised guidance, arXiv 2410.18514
@@ -433,16 +440,25 @@ class Canvas:
     def retire(self, *faults: Tensor) -> None:
         """Drop the rows that have no mask left, from the batch and from the cache: a finished row
         costs nothing. faults: for each of FAULTS, bool [b], the rows that have it."""
-        columns = torch.stack((self.held[self.live], *faults), 1)
+        stays = torch.cat((self.masked().any(-1), self.held[self.live, None]), 1)  # [b, blocks + 1]
+        parts = (trait(part, "asks") for part in self.strategy.parts())
+        asks = {ask: ask(self) for ask in parts if ask}
+        columns = torch.stack((self.owned, *faults), 1)
         # the one wait for the device in a forward
-        told = torch.cat((self.masked().any(-1), columns), 1).tolist()  # [b, blocks + 1 + faults]
-        for place, fault in enumerate(FAULTS[: len(faults)], self.blocks + 1):
+        told = torch.cat((stays, columns, *asks.values()), 1).tolist()
+        for place, fault in enumerate(FAULTS[: len(faults)], self.blocks + 2):
             if any(row[place] for row in told):
                 raise ValueError(fault)
-        stay = [place for place, row in enumerate(told) if any(row)]
-        if len(stay) < len(told):
-            self.copy(self.live[stay], self.live[stay])
-        self.unfilled = [told[place][: self.blocks] for place in stay]
+        self.rows += sum(row[self.blocks + 1] for row in told)
+        rows = [row for row in told if any(row[: self.blocks + 1])]
+        if len(rows) < len(told):
+            stay = self.live[(~stays.any(-1)).int().argsort(stable=True)[: len(rows)]]
+            self.copy(stay, stay)
+        self.owned = self.owned * 0
+        self.unfilled, first = [row[: self.blocks] for row in rows], self.blocks + 2 + len(faults)
+        for ask, answer in asks.items():
+            self.told[ask] = [row[first : first + answer.shape[1]] for row in rows]
+            first += answer.shape[1]
 
     def copy(self, rows: Tensor, parents: Tensor) -> None:
         """Go on with these rows alone, int64 [w] in order, each as a copy of an unfinished or held
@@ -451,7 +467,7 @@ class Canvas:
             canvas[rows] = canvas[parents]
         if self.cache is not None:
             self.cache.keep(self.lines(torch.searchsorted(self.live, parents)))
-        self.live = rows
+        self.live, self.owned = rows, torch.zeros_like(rows)
 
     def lines(self, places: Tensor) -> Tensor:
         """The rows of a forward, and of the cache, that belong to these of the live rows."""

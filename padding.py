@@ -58,7 +58,6 @@ class Padded(Cache):
 def padded(model: LLaDA, B: int, Q: int, slots: int | None, at: Pass) -> tuple:
     """Which line and place of the ids stands at each of the padded, int64 [Bp] and [Qp], what these
     compute, and how many have logits. slots: those of the cache, if there is one"""
-    assert at.layer is None, "a view that runs layers in its own way has the trait `layers`"
     device, Bp = model.device, size(B)
     room = partial(positions, free=FREE // Bp if device.type != "cpu" else 0)
     Qp = min(room(Q), slots or room(Q))

@@ -98,6 +98,9 @@ class Part:
     # first cell; so that is what it writes
     leads = False
     layers = False  # of a view: it runs layers in a way of its own, which is not compiled
+    # of a schedule or view: what it must know on the host before a forward, (s) -> int64 [b, k]. It
+    # comes along with the one wait, once a forward, as s.told of this function: b lists of k
+    asks = None
     cuts = False  # of a schedule: under eos="stop" all behind an end is EOS at once, open or not
     trajectories = 1  # of a search: rows for each prompt, among which it looks
 

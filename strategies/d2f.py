@@ -29,25 +29,32 @@ def pipeline(add: float, act: float, first_only: bool = False) -> Schedule:
     runs its own pipeline; the window spans them all. Numbers at line ends are docs/d2f.md's steps.
     """
 
-    @has(check=in_flight)
+    def filled_before(s) -> Tensor:
+        progress = (~s.masked()).sum(-1) / s.block_length  # [b, n]
+        return F.pad(progress, (1, 0), value=1.0)  # [b, n + 1]: the prompt being filled
+
+    def opening(s) -> Tensor:
+        """Open blocks, and tell how many of each row are full, and open."""
+        before, opened = filled_before(s), s.opened[s.live]
+        opened = opened.clamp(min=1) if first_only else opened
+        full = (~s.masked().any(-1)).cumprod(-1).sum(-1)  # [b]: leading blocks without a mask
+        more = before.gather(1, opened.clamp(max=s.blocks)[:, None])[:, 0] >= add  # 1
+        more &= opened < s.blocks
+        if s.eos == "stop":
+            more &= ~s.ended().any(-1)
+        # a template may fill blocks that were never opened
+        s.opened[s.live] = (opened + more).maximum(full + 1).clamp(max=s.blocks)
+        return torch.stack((full, s.opened[s.live]), 1)
+
+    @has(check=in_flight, asks=opening)
     def schedule(s) -> Iterator[Window]:
         final = 0
         while len(s.live):
-            masked = s.masked()
-            progress = (~masked).sum(-1) / s.block_length  # [b, n]
-            before = F.pad(progress, (1, 0), value=1.0)  # [b, n + 1]: the prompt being filled
-            opened = s.opened[s.live]
-            filled = (~masked.any(-1)).cumprod(-1).sum(-1)  # [b]: leading blocks without a mask
-            more = (opened < s.blocks) & (before.gather(1, opened[:, None])[:, 0] >= add)  # 1
-            if s.eos == "stop":
-                more &= ~s.ended().any(-1)
-            # a template may fill blocks that were never opened
-            s.opened[s.live] = (opened + more).maximum(filled + 1)
-            must = before[:, :-1] >= act  # 2
+            must = filled_before(s)[:, :-1] >= act  # 2
             if first_only:
-                must &= (masked & s.is_open()).any(-1)
+                must &= (s.masked() & s.is_open()).any(-1)
                 must &= must.cumsum(-1) == 1
-            low, high = int(filled.min()), int(s.opened[s.live].max())
+            low, high = (end(numbers) for end, numbers in zip((min, max), zip(*s.told[opening])))
             yield (window := s.window(low, high, None, final, must[:, low:high]))  # 4, 6
             final = window.start  # 5: the forward saw the final tokens of every block before it
 

@@ -38,26 +38,28 @@ def d3llm(
         best = rank(scores.entropy.reshape(rows), candidates.reshape(rows)) == 0  # is always taken
         return (scores.entropy < theta) | best.view_as(candidates)
 
-    @has(check=paced)
-    def settling(s, window: Window) -> Pass:
-        """Reuse the leading full blocks, each once `delay` + 1 forwards have seen it full."""
-        P, S = s.prompt_length, s.x.shape[1]
+    def changing(s) -> Tensor:
+        """The first slot of each row that is not reused, [b, 1]: leading full blocks are, each once
+        `delay` + 1 forwards have seen it full."""
+        P = s.prompt_length
         written = torch.where(s.x == s.mask_id, s.nfe + 1, s.written)[s.live, P:]
         written = written.unflatten(-1, (s.blocks, s.block_length))  # [b, n, L]
         filled = written.amax(-1).cummax(-1).values  # [b, n]: with which forward all up to here was
         seen = s.nfe - filled  # [b, n]: forwards that have seen it full; -1 if it is not
         whole = ((0 <= seen) & (seen < delay)).any(-1)  # [b]
         whole |= s.nfe == 0 or (s.nfe + 1) % refresh == 0
-        first = (P + s.block_length * (seen > delay).sum(-1)).masked_fill(whole, 0)  # [b]
-        low = int(first.min())
-        if (first == low).all():
-            return Pass(slice(low, S), slice(0, S))
-        query = torch.arange(low, S, device=s.x.device)
-        return Pass(query, slice(0, S), own=query >= first[:, None])
+        first = P + s.block_length * (seen > delay).sum(-1)  # [b]
+        return first.masked_fill(whole, 0)[:, None]
 
-    @has(check=paced, cuts=True)
-    def schedule(s):
-        s.opened.fill_(1)  # before the first forward: a threshold of 0 opens two in it
-        return pipeline(block_add_threshold, decoded_token_threshold, first_only=True)(s)
+    @has(check=paced, asks=changing)
+    def settling(s, window: Window) -> Pass:
+        S, firsts = s.x.shape[1], [first for (first,) in s.told[changing]]
+        at = Pass(slice(min(firsts), S), slice(0, S))
+        if min(firsts) == max(firsts):
+            return at
+        return at._replace(own=torch.arange(min(firsts), S, device=s.x.device) >= changing(s))
 
+    # one block is open before the first forward: a threshold of 0 opens two in it
+    schedule = pipeline(block_add_threshold, decoded_token_threshold, first_only=True)
+    has(check=paced, cuts=True)(schedule)
     return Strategy(rule, settling, schedule, eos="stop", order=ORDERS["entropy"])

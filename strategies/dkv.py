@@ -2,6 +2,9 @@
 
 from math import inf
 
+import torch
+from torch import Tensor
+
 from model import Pass
 from strategies import Count, Strategy, Window, has, named
 from strategies.fast_dllm import Threshold, threshold_rule
@@ -17,16 +20,30 @@ def dkv(refresh: Count = 8, prefill: bool = False, threshold: Threshold = None) 
     prefill: everything but the prompt, which is computed in the first forward only
     """
 
-    @has(settled=inf)
+    def owned(s) -> Tensor:
+        # masks, and what was written last: until now its keys and values are those of a mask
+        own = (s.x == s.mask_id) | (s.written == s.written.amax(-1, keepdim=True))  # [B, S]
+        return own[s.live]
+
+    def counting(s) -> Tensor:
+        """How many slots any unfinished row owns: before the first block, in each, and behind the
+        last, [b, n + 2]."""
+        any_row = (owned(s) & s.masked().flatten(1).any(-1, keepdim=True)).any(0)  # [S]
+        first, G = s.prompt_length - s.shift, s.settings.gen_length
+        parts = any_row.split((first, *[s.block_length] * s.blocks, len(any_row) - first - G))
+        return torch.stack([part.sum() for part in parts]).expand(len(s.live), -1)
+
+    @has(settled=inf, asks=counting)
     def delayed(s, window: Window) -> Pass:
         S = s.x.shape[1]
         if window.age < 2 or window.age % refresh == 0:
             first = s.prompt_length if prefill and s.cache is not None else 0
             return Pass(slice(first, S), slice(0, S))
-        # masks, and what was written last: until now its keys and values are those of a mask
-        own = (s.x == s.mask_id) | (s.written == s.written.amax(-1, keepdim=True))  # [B, S]
-        own = own[s.live]
-        query = own.any(0).nonzero()[:, 0]
-        return Pass(query, slice(0, S), own=own[:, query])
+        every, counts = owned(s), s.told[counting][0]
+        block, total = (window.start - s.prompt_length) // s.block_length, sum(counts)
+        query = every.any(0).int().argsort(descending=True, stable=True)[:total]  # ascending
+        before = sum(counts[: 1 + block])
+        rows = torch.arange(before, before + counts[1 + block], device=query.device)
+        return Pass(query, slice(0, S), rows=rows, own=every[:, query])
 
     return Strategy(threshold_rule(threshold), delayed, serial)

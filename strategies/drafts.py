@@ -63,7 +63,7 @@ class Drafts:
         miss = (~known.any(-1)).nonzero()[:, 0]  # [m]
         if len(miss):
             # what the rows' latest tokens were chosen by
-            last = self.last[torch.isin(self.rows, live)][miss]  # [m, L, V]
+            last = self.last[torch.searchsorted(self.rows, live[miss])]  # [m, L, V]
             if self.skip is not None:
                 layers = range(s.model.config.n_layers)
                 skip = layers[self.skip] if isinstance(self.skip, slice) else self.skip
@@ -99,7 +99,7 @@ class Drafts:
         drafts = now[:, None].repeat(1, len(self.graph), 1)
         for draft, node in zip(drafts.unbind(1), self.graph):  # views: writing them writes drafts
             for i, j in node:
-                draft[place == i] = token[..., min(j, choices - 1)][place == i]
+                draft.copy_(torch.where(place == i, token[..., min(j, choices - 1)], draft))
         return drafts
 
 

@@ -36,7 +36,8 @@ def frontier(lookahead: int):
             first = masked & (masked.cumsum(-1) == 1)
             place = first.int().argmax(-1)  # [b]
             s.opened[s.live] = (place + lookahead).clamp(max=s.blocks)
-            low, high = int(place.min()), int(s.opened[s.live].max())
+            places = [row.index(True) for row in s.unfilled]
+            low, high = min(places), min(max(places) + lookahead, s.blocks)
             yield (window := s.window(low, high, None, final, first[:, low:high]))
             final = window.start
 
@@ -51,18 +52,22 @@ def trailing(recompute: int | None):
     token by token); None recomputes everything.
     """
 
-    @has(check=together)
-    def view(s, window: Window) -> Pass:
+    def lowest(s) -> Tensor:
+        """The first slot of each row that is computed, [b, 1]."""
         written = s.written[s.live]  # [b, S]
         # the first of those written last; 0 when nothing is written yet
-        low = (written == written.amax(-1, keepdim=True)).int().argmax(-1)
-        low = torch.zeros_like(low) if recompute is None else (low - recompute).clamp(min=0)  # [b]
+        low = (written == written.amax(-1, keepdim=True)).int().argmax(-1, keepdim=True)
+        return torch.zeros_like(low) if recompute is None else (low - recompute).clamp(min=0)
+
+    @has(check=together, asks=lowest)
+    def view(s, window: Window) -> Pass:
         high = s.prompt_length + s.opened[s.live, None]  # [b, 1]
-        query = torch.arange(int(low.min()), window.end, device=s.x.device)
-        own = (query >= low[:, None]) & (query < high)  # [b, Q]
+        at = slice(min(low for (low,) in s.told[lowest]), window.end)
+        query = torch.arange(at.start, at.stop, device=s.x.device)
+        own = (query >= lowest(s)) & (query < high)  # [b, Q]
         seen = torch.arange(window.end, device=s.x.device) < high  # [b, K]
         mask = seen[:, None, None].expand(-1, 1, len(query), -1)
-        return Pass(query, slice(0, window.end), mask, own=own)
+        return Pass(at, slice(0, window.end), mask, own=own)
 
     return view
 
@@ -121,16 +126,20 @@ class Reader:
         s.opened[s.live] = torch.where(commit, cells + 1, 0).amax(-1)  # what lies behind is closed
         return commit, token
 
+    def asks(self, s) -> Tensor:
+        """The last slot of those that each row wrote last, [b, 1]."""
+        written = s.written[s.live]
+        return (written == written.amax(-1, keepdim=True)).cumsum(-1).argmax(-1, keepdim=True)
+
     def read(self, s, window: Window, drafted: Tensor) -> Tensor:
         """Logits [b, n, V] of what comes at each cell of the window, given all before it with
         `drafted`, int64 [b, n], in place."""
         if self.cache is None:
             self.cache = self.model.new_cache(len(s.live), s.x.shape[1])
         else:  # from what was written last, which may be corrected: all behind it has read another
-            self.cache.keep(torch.isin(self.live, s.live).nonzero()[:, 0])
-            written = s.written[s.live]
-            last = (written == written.amax(-1, keepdim=True)).cumsum(-1).argmax(-1)  # [b]
-            window = replace(window, final=min(int(last.min()), self.end))
+            self.cache.keep(torch.searchsorted(self.live, s.live))
+            last = min(last for (last,) in s.told[self.asks])
+            window = replace(window, final=min(last, self.end))
         self.live, self.end, at = s.live, window.end - 1, causal(s, window)
         at = at._replace(rows=scored(at, window, shift=1))
         ids = torch.cat((s.x[s.live, : window.start], drafted), 1)[:, at.query]  # [b, Q]

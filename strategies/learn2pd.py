@@ -50,7 +50,8 @@ def learn2pd(
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
         """What the network accepts, and the surest. It is shown what the model says now, of
         written cells, too."""
-        weight, bias, last_weight, last_bias = (part.to(candidates.device) for part in parts)
+        parts[:] = (part.to(candidates.device) for part in parts)  # once: the host waits for it
+        weight, bias, last_weight, last_bias = parts
         hidden = F.linear(scores.confidence, weight, bias).relu()
         final = F.linear(hidden, last_weight, last_bias).sigmoid() > tau  # [N, L]
         return final | (rank(scores.doubt, candidates) == 0)

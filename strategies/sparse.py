@@ -56,7 +56,8 @@ def sparse(
         demand = F.max_pool1d(demand, kernel_size, 1, kernel_size // 2)[..., : len(outside)]
         demand = demand.masked_fill(padding, -torch.inf)
         count = ((~padding).sum(-1, keepdim=True).double() * keep_ratio).long()  # [B, 1]
-        kept = outside[demand.argsort(descending=True, stable=True)[..., : count.max()]]
+        most = int(len(outside) * keep_ratio)  # of a row without padding
+        kept = outside[demand.argsort(descending=True, stable=True)[..., :most]]
         kept = kept.masked_fill(slots[: kept.shape[-1]] >= count, 0)  # shorter rows do not see 0
         block = slots[window.start : window.end].expand(*kept.shape[:2], -1)
         return torch.cat((kept, block), -1).sort().values

@@ -30,21 +30,8 @@ OWN = {
     "prism": {"n": 4, "k": 2, "interval": 1},
 }
 # the most waits of a forward, the first left out
-WAITS = {
-    "d2f": 5,
-    "learn2pd": 7,
-    "dkv": 6,
-    "d3llm": 9,
-    "apd": 10,
-    "guided": 10,
-    "freedave": 17,
-    "spiffy": 37,
-    "swift": 17,
-    "prism": 69,
-    "s2d2": 4,
-    "wedlm": 8,
-}
-OTHERS = 3
+WAITS = {"freedave": 2, "spiffy": 2, "swift": 2, "prism": 80, "s2d2": 4, "wedlm": 8}
+OTHERS = 1
 
 
 def prepared(number: int, on: bool, how=lambda model: model):

@@ -13,7 +13,7 @@ FILES = [file for file in ROOT.rglob("*.py") if not {"tests", "venv", ".venv"} &
 # several systems' parts, or a search; layers of the network run in a way of their own; a pipeline with a cache of its own
 LARGER = {
     "drafts": 150,
-    "guides": 150,
+    "guides": 160,
     "prism": 150,
     "smoothing": 100,
     "sparse": 85,
@@ -26,7 +26,7 @@ PAPERS = ("llada", "fast_dllm", "localleap", "streaming", "d2f", "ar")
 # files, and the number of lines that they stay below, together
 BUDGETS = {
     "the decoder, five papers and ar": (
-        ["dllm.py", "checks.py", "model.py", "kernels.py", "load_weights.py", "strategies/__init__.py", *(f"strategies/{p}.py" for p in PAPERS)], 2250,
+        ["dllm.py", "checks.py", "model.py", "kernels.py", "load_weights.py", "strategies/__init__.py", *(f"strategies/{p}.py" for p in PAPERS)], 2280,
     ),
     "lab": ([str(file.relative_to(ROOT)) for file in ROOT.glob("lab/**/*.py")], 6100),
     **{
