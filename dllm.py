@@ -323,9 +323,8 @@ class Canvas:
             start, own, added = (t if t is None else torch.cat((t, t)) for t in (start, own, added))
         rows, cells = at.rows, None  # of the query, and of the window; None for all
         rows = rows if isinstance(rows, Tensor) else scored(at, window, shift)
-        if own is not None:  # without gaps all of the window is computed
-            gaps = isinstance(at.query, Tensor)
-            cells = at.query[rows] + shift - window.start if gaps else None
+        if own is not None and isinstance(at.query, Tensor):  # without gaps all is computed
+            cells = at.query[rows] + shift - window.start
         elif self.narrow and ids.device.type == "cpu" and not (self.compiled or at.layer):
             cells = self.candidates(window).any(0).nonzero()[:, 0]
             rows = self.model.indices(slice(0, ids.shape[1]))[rows][cells]
