@@ -342,9 +342,11 @@ class Canvas:
         if self.passes == 2:  # unsupervised guidance, arXiv 2410.18514
             guided, unguided = logits.chunk(2)
             logits = unguided + (self.settings.cfg_scale + 1) * (guided - unguided)
-        if cells is None:
-            return logits
-        # a cell of the window that was not computed is no candidate, and sure of what it holds
+        return logits if cells is None else self.placed(logits, cells, window)
+
+    def placed(self, logits: Tensor, cells: Tensor, window: Window) -> Tensor:
+        """Logits of these cells among all of the window's, [b, n * L, V]: one that was not computed
+        is no candidate, and sure of what it holds."""
         holds = self.x[self.live, window.start : window.end, None]  # [b, n * L, 1]
         every = logits.new_zeros(*holds.shape[:2], logits.shape[-1]).scatter_(-1, holds, SURE)
         return every.index_copy(1, cells, logits)

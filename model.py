@@ -1,8 +1,8 @@
 """The transformer of LLaDA and Dream: one forward over (query positions, visible slots, mask), with
 a K/V cache that has one slot per position.
 
-Left out on purpose: masks, blocks and anything else about decoding (dllm.py), reading files
-(load_weights.py), dropout, ALiBi, tied embeddings and other switches that no released one turns on.
+Left out on purpose: all about decoding (dllm.py) and files (load_weights.py); dropout, ALiBi, tied
+embeddings and other switches that no released checkpoint turns on.
 
 Papers: LLaDA (arXiv 2502.09992), Dream (2508.15487); RMSNorm (1910.07467), RoPE (2104.09864),
 SwiGLU (2002.05202), grouped-query attention (2305.13245).
@@ -61,8 +61,7 @@ class Config:
 
     @property
     def slot_width(self) -> int:
-        """Numbers in a slot of the cache, keys and values of all layers."""
-        return 2 * self.n_layers * self.kv_heads * self.head_width
+        return 2 * self.n_layers * self.kv_heads * self.head_width  # numbers in a slot of the cache
 
 
 class Linear(nn.Linear):
@@ -78,8 +77,7 @@ class Linear(nn.Linear):
 class Int8Linear(nn.Module):
     """A matrix whose rows are whole numbers of 8 bits times a scale each, exact to half a step of
     the scale: half of bfloat16. The product is computed in the dtype of x, which holds these
-    numbers exactly: so many rows at a time are copied into it, compiled, too. It saves memory, and
-    takes longer."""
+    numbers exactly: ROWS at a time are copied into it. It saves memory, and takes longer."""
 
     ROWS = 16384  # LLaDA-8B's head has 126464
 
@@ -89,19 +87,12 @@ class Int8Linear(nn.Module):
         largest = weight.float().abs().amax(1, keepdim=True)  # [out, 1]
         scale = largest.clamp(min=torch.finfo(torch.float32).tiny) / 127
         self.register_buffer("weight", (weight.float() / scale).round().to(torch.int8))
-        # float32: with bfloat16 torch.compile takes a kernel that is slow on a GPU
-        self.register_buffer("scale", scale[:, 0])
+        self.register_buffer("scale", scale[:, 0])  # float32: bfloat16 compiles to a slow kernel
 
     def forward(self, x: Tensor) -> Tensor:
         parts = [F.linear(x, rows.to(x.dtype)) for rows in self.weight.split(self.ROWS)]
         product = (torch.cat(parts, -1) * self.scale).to(x.dtype)
         return product if self.bias is None else product + self.bias
-
-
-class Embedding(nn.Embedding):
-    """A table of rows without initial values."""
-
-    reset_parameters = Linear.reset_parameters
 
 
 class RMSNorm(nn.Module):
@@ -279,7 +270,8 @@ class LLaDA(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.wte = Embedding(config.vocab_size, config.d_model)
+        table = torch.empty(config.vocab_size, config.d_model)  # without initial values, as Linear
+        self.wte = nn.Embedding.from_pretrained(table, freeze=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.ln_f = RMSNorm(config.d_model, config.rms_norm_eps)
         self.ff_out = Linear(config.d_model, config.vocab_size)
@@ -323,11 +315,10 @@ class LLaDA(nn.Module):
         at = at._replace(query=query, visible=visible, mask=mask)
 
         h = self.wte(ids) if added is None else self.wte(ids) + added  # [B, Q, C]
-        run = at.layer or Layer.run
         for number, block in enumerate(self.blocks):
             here = at if number == last else at._replace(rows=slice(None))
             layer = Layer(number, block, rope, here, cache and cache.of(number))
-            h = h[:, here.rows] if number in at.skip else run(layer, h)
+            h = h[:, here.rows] if number in at.skip else (at.layer or Layer.run)(layer, h)
         return self.ff_out(self.ln_f(h))  # [B, R, V]
 
     def indices(self, slots: Slots) -> Tensor:

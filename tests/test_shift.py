@@ -177,6 +177,13 @@ def test_the_refresh_of_a_block_writes_its_first_cell():
     assert first.commit.sum() > 1
 
 
+def test_a_refresh_of_a_block_whose_first_cell_is_given_is_not_idle():
+    """Would catch a forward that writes nothing: no later one lacks the row of a cell that is written already."""
+    for cache in STALE:
+        steps = decode(dream(), [1, 2], "fast-dllm", [3, *[MASK] * 7] * 2, block_length=8, cache=cache)
+        assert all(step.commit.any() for step in steps)
+
+
 @pytest.mark.parametrize("first, shift, rows", [(4, 1, [0, 1, 2]), (4, 0, [1, 2, 3]), (5, 1, [0, 0, 1])])
 def test_a_missing_row_is_no_row_before_the_query(first, shift, rows):
     """Would catch the row -1, which is the last."""
