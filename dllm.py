@@ -323,10 +323,14 @@ class Canvas:
             start, own, added = (t if t is None else torch.cat((t, t)) for t in (start, own, added))
         rows, cells = at.rows, None  # of the query, and of the window; None for all
         rows = rows if isinstance(rows, Tensor) else scored(at, window, shift)
-        if own is not None:  # without gaps all of the window is computed
-            gaps = isinstance(at.query, Tensor)
-            cells = at.query[rows] + shift - window.start if gaps else None
-        elif self.narrow and ids.device.type == "cpu" and not (self.compiled or at.layer):
+        if own is not None and isinstance(at.query, Tensor):  # with gaps
+            cells = at.query[rows] + shift - window.start
+        elif (
+            own is None
+            and self.narrow
+            and ids.device.type == "cpu"
+            and not (self.compiled or at.layer)
+        ):
             cells = self.candidates(window).any(0).nonzero()[:, 0]
             rows = self.model.indices(slice(0, ids.shape[1]))[rows][cells]
         at = at._replace(rows=rows, own=own, mask=mask)
