@@ -51,8 +51,8 @@ def pc(
     @has(quota=True, check=quota.check)
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
         """The quota of confidence * -log(share), at most alpha, times exp(-lam * place)."""
-        table[0] = table[0].to(candidates.device)  # once: the host waits for it
-        share = table[0][scores.token.clamp(max=len(table[0]) - 1)]
+        table[0] = all_of = table[0].to(candidates.device)  # once: the host waits for it
+        share = all_of[scores.token.clamp(max=len(all_of) - 1)]
         rare = (scores.confidence * -(share + 1e-9).log()).clamp(max=alpha)
         place = torch.arange(rare.shape[-1], device=rare.device, dtype=rare.dtype)
         return quota(scores.ordered(-rare * (-lam * place).exp()), candidates, window)
