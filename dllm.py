@@ -58,6 +58,7 @@ def generate(model: LLaDA, prompt, strategy=DEFAULT, template=None, **settings) 
     canvas = prepare(model, prompt, strategy, settings, template)
     own = canvas.strategy  # of which nobody sees the steps
     canvas.narrow = trait(own.rule, "masks_only") and not (own.forward or own.choose or own.search)
+    canvas.narrow &= not canvas.compiled and canvas.x.device.type == "cpu"
     return finish(canvas, stream(canvas))
 
 
@@ -325,7 +326,7 @@ class Canvas:
         rows = rows if isinstance(rows, Tensor) else scored(at, window, shift)
         if own is not None and isinstance(at.query, Tensor):  # without gaps all is computed
             cells = at.query[rows] + shift - window.start
-        elif self.narrow and ids.device.type == "cpu" and not (self.compiled or at.layer):
+        elif self.narrow and at.layer is None:
             cells = self.candidates(window).any(0).nonzero()[:, 0]
             rows = self.model.indices(slice(0, ids.shape[1]))[rows][cells]
         at = at._replace(rows=rows, own=own, mask=mask)
@@ -333,10 +334,9 @@ class Canvas:
         logits = self.model(ids, at, cache, start, added)
         self.nfe += 1
         self.ran[self.live] += 1
-        if own is None:
-            self.rows += ids.numel()
-        else:
-            self.owned = own.view(self.passes, -1, own.shape[1]).sum((0, 2))  # [b], as yet untold
+        self.rows += ids.numel() if own is None else 0
+        if own is not None:  # told by `retire`
+            self.owned = own.view(self.passes, -1, own.shape[1]).sum((0, 2))  # [b]
         if at.cost is not None:
             self.rows += len(ids) * at.cost // self.model.config.n_layers - ids.numel()
         if self.passes == 2:  # unsupervised guidance, arXiv 2410.18514

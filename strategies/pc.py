@@ -46,12 +46,13 @@ def pc(
     frequencies: a file of how often each token is in a corpus, made by `python -m lab.calibrate
         FILE --frequencies`; none takes the embedded model's
     """
-    table = read_frequencies(frequencies or FREQUENCIES)
+    table = [read_frequencies(frequencies or FREQUENCIES)]
 
     @has(quota=True, check=quota.check)
     def rule(scores: Scores, candidates: Tensor, window: Window) -> Tensor:
         """The quota of confidence * -log(share), at most alpha, times exp(-lam * place)."""
-        share = table.to(candidates.device)[scores.token.clamp(max=len(table) - 1)]
+        table[0] = all_of = table[0].to(candidates.device)  # once: the host waits for it
+        share = all_of[scores.token.clamp(max=len(all_of) - 1)]
         rare = (scores.confidence * -(share + 1e-9).log()).clamp(max=alpha)
         place = torch.arange(rare.shape[-1], device=rare.device, dtype=rare.dtype)
         return quota(scores.ordered(-rare * (-lam * place).exp()), candidates, window)

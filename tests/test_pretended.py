@@ -25,6 +25,7 @@ OWN = {
     "wedlm": {"block_length": 1},
     "learn2pd": {"filter": random_filter(8)},
     "swift": {"skip": "0"},
+    "prophet": {"block_length": 16, "inner": 8},
     "apd": {"block_length": 1, "guide": 1},
     "guided": {"block_length": 1, "guide": 1},
     "prism": {"n": 4, "k": 2, "interval": 1},

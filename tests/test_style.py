@@ -19,6 +19,7 @@ LARGER = {
     "sparse": 85,
     "dllm_cache": 90,
     "s2d2": 100,
+    "pc": 65,
     "wedlm": 65,
     "d3llm": 70,
 }
