@@ -288,8 +288,8 @@ eb: the last entropy is left out, not the largest
 frechet: the last error counts once
     error.cumsum(-1) + error  =>  error.cumsum(-1)
 @ strategies/klass.py: systems/test_klass.py test_goldens.py
-klass: calm is counted from the block's first forward
-    torch.where(waits, calm, (calm + 1)  =>  torch.where(waits, calm, (calm * (window.age > 0) + 1)
+klass: a block's first forward has none to compare with
+    last, calm = self.last[live, span], self.calm[live, span]  =>  last, calm = self.last[live, span] * (window.age > 0), self.calm[live, span]
 klass: a block that begins calm need not wait
     & (window.age >= history - 1)  =>
 klass: the quota is that of what is left
