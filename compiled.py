@@ -15,7 +15,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch._inductor.utils import fresh_cache
 
 import attention
 import kernels
@@ -113,6 +112,8 @@ class Compiled:
 def first(call: Callable) -> str | None:
     """Call what compiles; again, in a new cache on disk, if that fails: a process that was ended
     leaves half a library in the old one. Returns why neither can be."""
+    from torch._inductor.utils import fresh_cache  # takes a second to load
+
     for cache in (nullcontext(), fresh_cache(delete=False)):
         try:
             with cache, torch.compiler.config.patch(**LIMITS):

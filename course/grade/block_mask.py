@@ -77,7 +77,7 @@ def views(mine: SimpleNamespace) -> None:
     """Masks that are traps, then what is computed and seen."""
     masks(TRAPS)(mine)
     for final, end in ((0, 8), (4, 8), (4, 12), (8, 12)):
-        s = SimpleNamespace(prompt_length=4, block_length=4, x=torch.zeros(1, 20).long())
+        s = SimpleNamespace(prompt_length=4, block_length=4, shift=0, x=torch.zeros(1, 20).long())
         few = torch.ones(1, 1, dtype=torch.bool), torch.tensor([0]), torch.tensor([1])
         window = Window(max(final, 4), end, None, final, 20 - end, None, *few)
         at, right = mine.exact(s, window), own_exact(s, window)
