@@ -327,7 +327,7 @@ INTERRUPTED = """if True:
     import torch
     import compiled
     if sys.argv[1] == "once":
-        compiled.fresh_cache = lambda delete: contextlib.nullcontext()
+        torch._inductor.utils.fresh_cache = lambda delete: contextlib.nullcontext()
     score = torch.compile(lambda x: (x.exp() + 1).sum(-1), dynamic=True)
     print(compiled.first(lambda: score(torch.randn(4, 50))))"""
 
@@ -356,7 +356,7 @@ def test_without_a_compiler_it_says_so_once_and_stays_eager(monkeypatch, capsys)
 
     model = random_model(0)
     eager = generate(model, PROMPTS, compile=False, **SETTINGS)
-    monkeypatch.setattr(compiled, "fresh_cache", lambda delete: nullcontext())
+    monkeypatch.setattr("torch._inductor.utils.fresh_cache", lambda delete: nullcontext())
     model.fast = Compiled(model, compile=broken)
     assert generate(model, PROMPTS, compile=True, **SETTINGS).tokens.equal(eager.tokens)
     assert capsys.readouterr().err == "cannot be compiled, staying eager: No working C++ compiler found\n"
