@@ -6,7 +6,8 @@ to quote is the ratio.
 
 import argparse
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from math import inf
 from pathlib import Path
 
 if not __package__:  # started by its path, from any folder: python lab/bench.py
@@ -75,6 +76,13 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def size(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= float(text) < inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a finite number of at least 0")
+
+
 def wholes(text: str) -> list[int]:
     return [whole(part) for part in text.split(",")]
 
@@ -107,6 +115,12 @@ COMMANDS = {
         | {"choices": (*options(Settings)["eos"].choices, "own"), "metavar": None},
         "--sweep": {"action": "store_true", "help": "each at several values of its main setting"},
         "--paired": {"action": "store_true", "help": "count where each differs from the first"},
+        "--fragile": {
+            "help": "add the share of tokens, before the first EOS, that another was less than "
+            "twice SIZE from when they were written: less than SIZE in each logit may flip them",
+            "type": size,
+            "metavar": "SIZE",
+        },
         "--plot": flag("draw accuracy against tokens per forward, .png or .svg"),
         "--limit": number(None) | {"help": "problems of each (default 100 a task, all of a file)"},
         "--data": flag("problems from a file of JSON lines instead of --task", metavar="FILE"),

@@ -11,7 +11,8 @@ from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice, product
 from pathlib import Path
 
@@ -19,11 +20,12 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from dllm import Result, StepLimit, check_prompt, decode, generate, prepare
+from dllm import Result, Step, StepLimit, check_prompt, decode, finish, generate, prepare, stream
 from lab import own_rule, parallel
 from lab.contenders import Contender, chosen_contenders, contender, load, maker, opened, planned
 from lab.data import Data, Item, Tasks, batches, source_of
 from lab.figures import SUMS, against, as_csv, check_plot, counted, figures, paired, plot, tables
+from lab.figures import fragile as brittle
 from lab.figures import unmatched as no_match
 from lab.files import write
 from lab.journal import Journal
@@ -49,8 +51,44 @@ def answer(model, tokenizer, chosen: list[Item], strategy: str, generate=generat
         parts = {"rows": result.rows, "seconds": result.seconds}
         run |= {name: n * result.forwards[row] / total for name, n in parts.items()}
         local, everywhere = ar_ness(result, row)
+        run |= {"fragile": result.fragile[row]} if isinstance(result, Noted) else {}
         runs.append(run | {"ar_ness_local": local, "ar_ness_global": everywhere})
     return runs
+
+
+@dataclass
+class Noted(Result):
+    """A decode in which it was noted how near another token was to each that was written."""
+
+    fragile: list[int]  # of the tokens of each answer before its first EOS
+
+
+def noted(size: float, model, prompts, strategy, **settings) -> Noted:
+    """`generate`, counting the tokens that logits which move by less than `size` may flip: when
+    they were written, last if taken back, another was less than twice that away."""
+    canvas = prepare(model, prompts, strategy, settings)
+    if canvas.strategy.search:
+        raise ValueError("--fragile cannot follow the copies that a search makes")
+    least = torch.full(canvas.x.shape, torch.inf, device=canvas.x.device)  # [B, S]
+
+    def noting() -> Iterator[Step]:
+        for step in stream(canvas):
+            line, cell = step.commit.nonzero(as_tuple=True)
+            cells = step.window.live[line], cell + step.window.start
+            least[cells] = gap(step.logits[line, cell], step.token[line, cell])
+            yield step
+
+    result = finish(canvas, noting())
+    within = (least < 2 * size)[:, result.prompt_length :]
+    counts = [int(row[:n].sum()) for row, n in zip(within, result.lengths)]
+    return Noted(**vars(result), fragile=counts)
+
+
+def gap(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+    """How far the logit of a token, int64 [N], is from the highest other one of [N, V]."""
+    z, token = logits.float(), token[:, None]
+    others = z.scatter(-1, token, -torch.inf).amax(-1)
+    return (z.gather(-1, token)[:, 0] - others).abs()
 
 
 def ar_ness(result: Result, row: int = 0, n: int = 1) -> tuple[float, float]:
@@ -209,8 +247,12 @@ def compare(args: Namespace) -> None:
     (contenders, left_out), source = chosen_contenders(args), source_of(args)
     if args.plot:
         check_plot(args.plot)
+    if args.fragile is not None:
+        contenders = [noting(c, args.fragile) for c in contenders]
+    noise = {} if args.fragile is None else {"noise": args.fragile}
     with Journal(args.out, "run") if args.out else nullcontext() as journal:
-        makers = {c.label: maker(args, c, source.judged_by) for c in contenders} if journal else {}
+        judged_by, of = source.judged_by | noise, contenders if journal else ()
+        makers = {c.label: maker(args, c, judged_by) for c in of}
         tally = decode_all(args, contenders, source, Runs(journal, makers))
     tally.without |= left_out
     contenders = [c for c in contenders if c.label not in tally.without]
@@ -227,6 +269,12 @@ def compare(args: Namespace) -> None:
         raise KeyboardInterrupt
 
 
+def noting(c: Contender, size: float) -> Contender:
+    if c.generate is not generate:
+        raise ValueError(f"--fragile has no meaning for {c.label}, which knows what it will write")
+    return replace(c, generate=partial(noted, size))
+
+
 def shown(args: Namespace, source: Tasks | Data, found: dict, tally: Tally, where: str) -> None:
     """Print the figures in the form that is asked for; beside CSV all else goes to stderr."""
     if args.json:
@@ -239,6 +287,7 @@ def shown(args: Namespace, source: Tasks | Data, found: dict, tally: Tally, wher
         print(asked, file=sys.stderr)
         return write(as_csv(found, tally.without), "table")
     show = [against] * (args.paired or source.lists) + [no_match] * source.extracts
+    show += [brittle] * (args.fragile is not None)
     form = latex if args.latex else table
     write(f"{asked}\n\n{tables(found, tally.without, show, form)}", "table")
 

@@ -30,6 +30,8 @@ def counted(runs: list[dict]) -> Counter:
     sums = Counter({name: sum(run[name] for run in runs) for name in SUMS})
     unmatched = sum(run["extracted"] is None for run in runs)
     sums.update(problems=len(runs), unmatched=unmatched)
+    if all("fragile" in run for run in runs):
+        sums["fragile"] = sum(run["fragile"] for run in runs)
     return sums
 
 
@@ -44,6 +46,8 @@ def figures(sums: Counter, baseline: Counter | None) -> dict[str, float]:
     found |= {name: sums[name] / n for name in means}
     found["tokens_per_forward"] = sums["tokens"] / sums["forwards"]
     found["tokens_per_second"] = speed = sums["tokens"] / sums["seconds"]
+    if "fragile" in sums:
+        found["fragile"] = sums["fragile"] / max(sums["tokens"], 1)
     if baseline and baseline["tokens"]:
         found["speed_up"] = speed / (baseline["tokens"] / baseline["seconds"])
     return found
@@ -91,7 +95,7 @@ def mcnemar(gained: int, lost: int) -> float:
 def tables(found: dict, without: dict[str, str], show=(), form=table) -> str:
     """All figures, the accuracy by task if there are several, and who has none, and why.
 
-    show: of `against` and `unmatched`, which columns there are beside the cost
+    show: of `against`, `unmatched` and `fragile`, which columns there are beside the cost
     """
     columns = lambda f: cost(f) | {name: text for part in show for name, text in part(f).items()}
     rows = [{"strategy": label} | columns(f) for label, f in found["all"].items()]
@@ -120,6 +124,10 @@ def cost(f: dict[str, float]) -> dict[str, str]:
 
 def unmatched(f: dict[str, float]) -> dict[str, str]:
     return {"no match": f"{f['unmatched']:.1%}"}
+
+
+def fragile(f: dict[str, float]) -> dict[str, str]:
+    return {"fragile": f"{f['fragile']:.1%}"}
 
 
 def against(f: dict[str, float]) -> dict[str, str]:

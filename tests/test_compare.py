@@ -4,9 +4,12 @@ import json
 import shutil
 from collections import Counter
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from dllm import Result
 from lab import bench, command_line, compare, contenders, data, figures, report
 from lab.command_line import TINY, made_for
 from lab.tasks import TASKS
@@ -350,3 +353,86 @@ def test_by_default_a_model_of_ones_own_meets_those_that_need_no_more(capsys, tm
 def test_the_stories_are_tasks():
     """Would catch a name that no longer exists."""
     assert set(data.STORIES) <= set(TASKS)
+
+
+def share(capsys, size: float, strategies: str, *more: str) -> list[str]:
+    bench.main(["compare", *ONE, "--limit", "4", "--fragile", str(size), "--strategies", strategies, *more])
+    rows = list(table(capsys.readouterr().out).values())
+    return [row[rows[0].index("fragile")] for row in rows[1:]]
+
+
+def test_a_gap_is_to_the_highest_other_logit():
+    """Would catch a gap between the two highest where another token is written, and one to the token itself."""
+    logits = torch.tensor([[1.0, 3.0, 2.5, -torch.inf]]).expand(4, 4)
+    assert compare.gap(logits, torch.arange(4)).tolist() == [2.0, 0.5, 0.5, torch.inf]
+
+
+def test_what_is_fragile_is_counted_in_the_answer(monkeypatch):
+    """Would catch a bound of SIZE instead of twice that, what stands behind the EOS, rows or cells that are mixed up, and a token
+    taken back whose first writing still counts."""
+    near = {(0, 0): 0.5, (0, 2): 0.7, (0, 3): 0.1, (1, 1): 0.3}  # (row, cell) -> gap; row 0 ends at cell 3
+    logits = torch.zeros(2, 4, 3)
+    logits[..., 1] = 9.0
+    for place, value in near.items():
+        logits[place][1] = value
+    one = torch.ones(2, 4, dtype=torch.long)
+    sure = logits[1:].clone()
+    sure[..., 1] = 9.0
+    steps = [step(logits, one, [0, 1]), step(logits[1:], 0 * one[1:] + 2, [1]), step(sure, one[1:], [1])]  # 2 is the mask
+    canvas = SimpleNamespace(x=torch.zeros(2, 6), strategy=SimpleNamespace(search=None))
+    monkeypatch.setattr(compare, "prepare", lambda *rest: canvas)
+    monkeypatch.setattr(compare, "stream", lambda canvas: iter(steps))
+    result = Result(canvas.x, canvas.x, [3, 4], 2, [1, 2], 8, 1.0, 2)
+    monkeypatch.setattr(compare, "finish", lambda canvas, passing: list(passing) and result)
+    counts = {size: compare.noted(size, None, [], "").fragile for size in (0, 0.2, 0.25, 0.3, 0.4, 1e9)}
+    assert counts == {0: [0, 0], 0.2: [0, 0], 0.25: [0, 0], 0.3: [1, 0], 0.4: [2, 0], 1e9: [3, 4]}
+
+
+def step(logits, token, live: list[int]) -> SimpleNamespace:
+    window = SimpleNamespace(live=torch.tensor(live), start=2)
+    return SimpleNamespace(commit=torch.ones_like(token, dtype=torch.bool), token=token, window=window, logits=logits)
+
+
+def test_nothing_is_fragile_without_noise_and_everything_under_much(capsys):
+    """Negative controls, of rules that take back, draft and share out, too. Would catch a forward whose writing is not seen."""
+    names = "fast-dllm,wino:block_length=32,p2:steps=16,localleap,ar"
+    assert share(capsys, 0, names) == ["0.0%"] * 5
+    assert share(capsys, 1e6, names, "--batch-size", "4") == ["100.0%"] * 5
+
+
+def test_looking_at_what_is_fragile_changes_no_other_figure(capsys):
+    """Would catch a decode that is another one when it is looked at."""
+    found = []
+    for more in ([], ["--fragile", "0.3"]):
+        bench.main(["compare", *ONE, "--limit", "4", "--strategies", "fast-dllm,eb", "--json", *more])
+        figures = json.loads(capsys.readouterr().out)["figures"]["all"]
+        found.append([{k: v for k, v in f.items() if k not in ("fragile", "tokens_per_second", "speed_up")} for f in figures.values()])
+    assert found[0] == found[1]
+
+
+def test_a_file_of_answers_is_of_one_size_of_noise(capsys, tmp_path):
+    """Would catch counts of one size that are shown as those of another, and counts that a file does not give back."""
+    file = ["--out", str(tmp_path / "out.jsonl")]
+    assert share(capsys, 1e6, "fast-dllm", *file) == share(capsys, 1e6, "fast-dllm", *file) == ["100.0%"]
+    with pytest.raises(SystemExit) as stop:
+        share(capsys, 0, "fast-dllm", *file)
+    assert stop.value.code == 2 and "was begun with noise 1000000.0, this is 0.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["-1", "-0.1", "nan", "inf", "1e999", "much", ""])
+def test_a_size_of_noise_is_a_number(capsys, monkeypatch, size):
+    """Would catch a share of all or nothing where the size is none, and work before it is looked at."""
+    monkeypatch.setattr(bench, "compare", None)
+    with pytest.raises(SystemExit) as stop:
+        bench.main(["compare", f"--fragile={size}"])
+    printed = capsys.readouterr()
+    assert stop.value.code == 2 and not printed.out and printed.err.count("\n") == 1
+    assert f"--fragile: {size!r} is not a finite number of at least 0" in printed.err
+
+
+def test_what_is_fragile_cannot_be_said_of_every_contender(capsys):
+    """Would catch a figure of zero where none was counted."""
+    with pytest.raises(SystemExit) as stop:
+        share(capsys, 0.3, "greedy-oracle")
+    assert stop.value.code == 2 and "--fragile has no meaning for greedy-oracle" in capsys.readouterr().err
+    assert share(capsys, 0.3, "fast-dllm,prism")[1] == ""
