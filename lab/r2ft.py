@@ -93,8 +93,8 @@ def repeated(answer: Tensor, own: Tensor, rng: torch.Generator) -> tuple[Tensor,
             continue
         a = draw(0, length - 1)
         b = draw(a + 1, length if a == 0 else length + 1)
-        before = answer[row, max(0, a - draw(1, PHRASE + 1)) : a]
-        phrase = before if a else answer[row, b : min(length, b + draw(1, PHRASE + 1))]
+        most = draw(1, 1 + min(PHRASE, b - a))  # so that it stands there once at least
+        phrase = answer[row, max(0, a - most) : a] if a else answer[row, b : min(length, b + most)]
         masked[row, a:b] = True
         bad[row, a:b] = phrase.repeat(-(-(b - a) // len(phrase)))[: b - a]
     return masked, bad
