@@ -38,7 +38,9 @@ class Settings(Tuning):
 
     out: str = "runs/tiny-grpo/weights"
     run: str = "runs/tiny-grpo"
-    batch: Annotated[int, (1, 2**20)] = 4
+    steps: Count = 60
+    batch: Annotated[int, (1, 2**20)] = 8
+    adam: Share = 2e-5  # ten times as much unlearns the form of an answer
     group: Annotated[int, (2, 1024)] = 6
     temperature: float = 1.0
     threshold: Share = 0.9

@@ -36,7 +36,6 @@ class Tuning(Adaptation):
 
     steps: Count = 30
     adam: Share = 1e-4
-    start: str = "runs/early/weights"
     rank: Annotated[int, (0, 2**14)] = 0
     context: Context = "causal"
     shift: Annotated[int, (0, 1)] = 1
