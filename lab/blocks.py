@@ -165,7 +165,7 @@ class Settings(Adaptation):
         views = (masked, ~masked)[: self.views]
         noisy = [batch.answer.masked_fill(view, config.mask_token_id) for view in views]
         ids = torch.cat((batch.prompt, batch.answer, *noisy), 1)  # [B, P + A + views * A]
-        at = streams(P, A, block, self)
+        at = streams(P, A, block, self.context, self.shift, self.views)
         if self.in_order:
             at = at._replace(mask=revealed_first(at.mask, P, views))
         logits = model(ids, at, start=batch.start)  # [B, (1 + views) * A, V]
@@ -202,17 +202,15 @@ def revealed_first(mask: Tensor, P: int, views: tuple[Tensor, ...]) -> Tensor:
     return seen
 
 
-def streams(P: int, A: int, block: int, s: Settings) -> Pass:
+def streams(P: int, A: int, block: int, context: Context, shift: int, views: int) -> Pass:
     """Prompt, clean answer and its noisy copies, and the rows that predict: of the clean answer the
     row before each token; of a copy the token's own or, with a shift, the row before it, which for
     the first of a block is of what is clean, as it is when decoding."""
     place = torch.arange(A)
-    positions = torch.cat((torch.arange(P + A), *[torch.arange(P, P + A)] * s.views))
+    positions = torch.cat((torch.arange(P + A), *[torch.arange(P, P + A)] * views))
     rows = [P - 1 + place]
-    for copy in range(s.views):
-        own = P + A * (1 + copy) + place - s.shift
-        first = (place % block == 0) & (s.shift == 1)
+    for copy in range(views):
+        own = P + A * (1 + copy) + place - shift
+        first = (place % block == 0) & (shift == 1)
         rows.append(torch.where(first, P - 1 + place, own))
-    return Pass(
-        positions, mask=two_stream_mask(P, A, block, s.context, s.views), rows=torch.cat(rows)
-    )
+    return Pass(positions, mask=two_stream_mask(P, A, block, context, views), rows=torch.cat(rows))

@@ -1,4 +1,4 @@
-"""Train the tiny model: `python -m lab.train`; others: `... ar|blocks|card|d2f|filter`.
+"""Train the tiny model: `python -m lab.train`; others: `... ar|blocks|card|d2f|filter|grpo|r2ft`.
 
 Every answer token is supervised first, then LLaDA's masked-diffusion objective takes over:
 
@@ -579,7 +579,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def command(arguments: list[str]) -> None:
-    known = arguments and arguments[0] in ("ar", "blocks", "card", "d2f", "filter")
+    known = arguments and arguments[0] in ("ar", "blocks", "card", "d2f", "filter", "grpo", "r2ft")
     kind, *arguments = arguments if known else ["train", *arguments]
     module = importlib.import_module(f"lab.{kind}")
     name = "lab.train" if kind == "train" else f"lab.train {kind}"

@@ -33,7 +33,7 @@ def a_batch(A: int = 11) -> Batch:
 def test_a_pass_of_training_has_the_logits_of_decoding(seed, context, shift, block):
     """Would catch a mask, a position or a row of training that decoding does not have: every step of a decode is found again in a pass
     over the finished answer and a noisy copy of it in the state of that step."""
-    model, prompt, s = random_model(seed), random_prompt(seed, 5), settings(command_line.TINY, context=context, shift=shift, views=1)
+    model, prompt = random_model(seed), random_prompt(seed, 5)
     strategy = in_blocks(blocks_of(context, shift), 0.5, shift=shift, block_length=block)
     common = {"gen_length": 12, "block_length": block, "eos": "suppress"}
     final, seen = generate(model, prompt, strategy, **common).tokens[0, 5:], []
@@ -42,7 +42,7 @@ def test_a_pass_of_training_has_the_logits_of_decoding(seed, context, shift, blo
         state[step.window.start - 5 : step.window.end - 5][step.commit[0]] = MASK
         seen.append((step.window.start - 5, state, step.logits[0]))
     ids = torch.stack([torch.cat((torch.tensor(prompt), final, state)) for _, state, _ in seen])
-    logits = model(ids, blocks.streams(5, 12, block, s))[:, 12:]
+    logits = model(ids, blocks.streams(5, 12, block, context, shift, 1))[:, 12:]
     for row, (start, _, expected) in zip(logits, seen):
         row[:, [MASK, EOS]] = -torch.inf
         torch.testing.assert_close(row[start : start + block], expected, rtol=1e-4, atol=1e-4)
@@ -50,9 +50,9 @@ def test_a_pass_of_training_has_the_logits_of_decoding(seed, context, shift, blo
 
 def test_the_row_before_a_block_is_of_the_clean_answer():
     """Negative control for the test above: the row before it in the noisy copy, as in the released code of Fast-dLLM v2, is another."""
-    model, s = random_model(0), settings(command_line.TINY, context="block")
+    model = random_model(0)
     ids = torch.tensor([random_prompt(1, 5 + 8) + [MASK] * 8])
-    at = blocks.streams(5, 8, 4, s.__class__(start=str(command_line.TINY), context="block", views=1))
+    at = blocks.streams(5, 8, 4, "block", 1, 1)
     logits = model(ids, at)[0, 8:]
     noisy = model(ids, at._replace(rows=slice(5 + 8 - 1, 5 + 16 - 1)))[0]
     assert torch.allclose(logits[[1, 2, 3, 5, 6, 7]], noisy[[1, 2, 3, 5, 6, 7]], atol=1e-4)
