@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     run = vars(args).pop("run")  # what is left can be printed as JSON
     shared = parallel.processes() > 1
-    with parallel.together(args, one_model=False) if shared else nullcontext():
+    with parallel.together(parser, args, one_model=False) if shared else nullcontext():
         try:
             if shared and run is not compare:
                 raise ValueError(f"{run.__name__} works in one process only, unlike compare")

@@ -326,7 +326,7 @@ def main(arguments: list[str] | None = None) -> None:
         return carry_out(parser, args)
     from lab import parallel  # torchrun has started this
 
-    with parallel.together(args, one_model=args.prompts is None):
+    with parallel.together(parser, args, one_model=args.prompts is None):
         carry_out(parser, args)
 
 

@@ -9,7 +9,7 @@ two levels, int8 together with a split model.
 
 import os
 import time
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 
 import torch
@@ -28,34 +28,54 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def own_device(device: str | None) -> str | None:
+    """What `--device` is for this process: a GPU of its own, or what was asked for if there are
+    none; ValueError if there are too few for all."""
+    gpus, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", processes()))
+    if not gpus or device is not None and not device.startswith("cuda"):
+        return device
+    valid = "cuda, which gives each process a GPU of its own, or cpu"
+    require(device in (None, "cuda"), "--device", device, valid)
+    valid = f"at most {gpus}, a GPU for each process, or more with --device cpu"
+    require(here <= gpus, "--nproc-per-node", here, valid)
+    return f"cuda:{os.environ['LOCAL_RANK']}"
+
+
 @contextmanager
-def together(args: Namespace, one_model: bool):
-    """Join the other processes, each with a GPU if there are so many; only the first is heard.
+def together(parser: ArgumentParser, args: Namespace, one_model: bool):
+    """Join the other processes, each with a GPU if there are any; only the first is heard.
 
     one_model: sets args.split, so that they hold one model together; else each has its own
     """
     if processes() == 1:
         yield
         return
-    local, device = int(os.environ["LOCAL_RANK"]), getattr(args, "device", "cpu")
-    if device in (None, "cuda") and torch.cuda.device_count() > local:
-        device = args.device = f"cuda:{local}"
-        torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if device and device.startswith("cuda") else "gloo")
-    if one_model:
-        args.split = split
     with open(os.devnull, "w") as nowhere, ExitStack() as stack:
-        stack.callback(dist.destroy_process_group)
         if rank():
             args.trace, args.watch, args.explain = None, None, False
             stack.enter_context(redirect_stdout(nowhere))
             stack.enter_context(redirect_stderr(nowhere))
         try:
+            join(parser, args)
+            stack.callback(dist.destroy_process_group)
+            if one_model:
+                args.split = split
             yield
         except SystemExit:
             # torchrun ends all as soon as one has ended: let the first have its say
             time.sleep(2 if rank() else 0)
             raise
+
+
+def join(parser: ArgumentParser, args: Namespace) -> None:
+    try:
+        device = own_device(getattr(args, "device", "cpu"))
+    except ValueError as error:  # before any process waits for another
+        parser.error(str(error))
+    if on_gpu := (device or "").startswith("cuda:") and torch.cuda.device_count() > 0:
+        args.device = device
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
 
 
 def gathered(value: object) -> list:

@@ -123,3 +123,45 @@ def test_processes_that_others_started_are_not_torchruns(saved, capsys, monkeypa
     assert parallel.processes() == 1 and run(capsys, "--model", saved, "--prompt", "hello", *SHORT)[2] == 0
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert parallel.processes() == 4
+
+
+@pytest.mark.parametrize(
+    "device, gpus, here, found",
+    [
+        (None, 2, 2, "cuda:1"),
+        ("cuda", 3, 2, "cuda:1"),
+        (None, 0, 2, None),
+        ("cpu", 1, 2, "cpu"),
+        ("cuda:1", 0, 2, "cuda:1"),
+        ("mps", 0, 2, "mps"),
+    ],
+)
+def test_each_process_has_a_gpu_of_its_own(monkeypatch, device, gpus, here, found):
+    """Would catch two processes on one GPU, and a CPU, asked for by name, that is refused where there is a GPU."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    for name, value in {"LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": here, "WORLD_SIZE": here}.items():
+        monkeypatch.setenv(name, str(value))
+    assert parallel.own_device(device) == found
+
+
+TOO_FEW = "--nproc-per-node is 2, expected at most 1, a GPU for each process, or more with --device cpu"
+NUMBERED = "--device is 'cuda:0', expected cuda, which gives each process a GPU of its own, or cpu"
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("program", [command_line, bench])
+@pytest.mark.parametrize("device, why", [([], TOO_FEW), (["--device", "cuda"], TOO_FEW), (["--device", "cuda:0"], NUMBERED)])
+def test_more_processes_than_gpus_are_refused(monkeypatch, capsys, device, why, program, first):
+    """Would catch one process that picks nccl while the other picks gloo: each then waits for the other."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr(parallel.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(parallel.dist, "init_process_group", lambda backend: pytest.fail("joined the others"))
+    for name, value in {"RANK": not first, "LOCAL_RANK": not first, "LOCAL_WORLD_SIZE": 2, "WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(int(value)))
+    with pytest.raises(SystemExit) as ended:
+        program.main([*(["compare"] if program is bench else ["--prompt", "a"]), *device])
+    name = "dllm.py" if program is command_line else "lab.bench"
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "") and err.startswith(name if first else "")
+    assert err.endswith(f": {why}\n") if first else err == ""
+    assert err.count("\n") == first
