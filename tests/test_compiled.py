@@ -324,7 +324,7 @@ def test_compiled_scores_equal_eager_ones(capsys):
 
 INTERRUPTED = """if True:
     import contextlib, sys
-    import torch
+    import torch._inductor.utils
     import compiled
     if sys.argv[1] == "once":
         torch._inductor.utils.fresh_cache = lambda delete: contextlib.nullcontext()
