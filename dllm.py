@@ -268,6 +268,7 @@ class Canvas:
             rows += [[self.eos_id] * start + prompt + answer + rest] * n
             starts += [start] * n
         self.prompt_length, self.padded = P, any(starts)
+        self.told_some = any(set(answer) - {self.mask_id} for answer in answers)  # by a template
         self.x = torch.tensor(rows, device=device)  # [B, S]
         self.given = self.x != self.mask_id  # bool [B, S]: what nothing may change
         self.start = torch.tensor(starts, device=device)  # [B]: each row's first real slot
