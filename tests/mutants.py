@@ -3,7 +3,7 @@ repository, whose tests must find it.
 
     python tests/mutants.py                the whole list: run by hand, never by CI
     python tests/mutants.py prism cache    those whose name or file holds one of these words
-    python tests/mutants.py --check        only whether all patches apply, and every system has one
+    python tests/mutants.py --check        only whether all patches apply, and every system's file has one
     python tests/mutants.py --control      the tests on a copy without a fault: they must pass
     python tests/mutants.py --whole        what survives the tests named for it meets all others, too
 
@@ -63,7 +63,7 @@ guidance: the two halves are swapped
 guidance: the scale is off by one
     (self.settings.cfg_scale + 1) * (guided  =>  self.settings.cfg_scale * (guided
 counters: a finished row is still computed
-    if len(stay) < len(told):  =>  if not stay:
+    if len(rows) < len(told):  =>  if not rows:
 counters: a forward counts for rows that wait
     s.forwards[live] += ran * candidates.any(-1)  =>  s.forwards[live] += ran
 counters: what a template gave counts as written
@@ -128,7 +128,7 @@ streaming: the last slot of the canvas is pruned
     visible[-1] = S - 1  =>  visible[-1] = near
 @ strategies/d2f.py: systems/test_d2f.py test_goldens.py test_dllm.py
 d2f: a block opens only beyond the threshold
-    [:, 0] >= add)  =>  [:, 0] > add)
+    [:, 0] >= add  =>  [:, 0] > add
 d2f: blocks open behind an EOS
     more &= ~s.ended().any(-1)  =>  more &= True
 d2f: a block sees the next one
@@ -203,6 +203,9 @@ spiffy: a draft's second choice is its first
     token[..., min(j, choices - 1)]  =>  token[..., 0]
 swift: the forward that drafts is not counted
     s.ran[s.live[miss]] += 1  =>  s.ran[s.live[miss]] += at.skip == ()
+@ strategies/freedave.py: systems/test_freedave.py
+freedave: a depth of one drafts, too
+    chain(depth)  =>  chain(max(depth, 2))
 @ strategies/swift.py: systems/test_swift.py
 swift: the first layer is left out, too
     slice(1, -1, 2)  =>  slice(0, -1, 2)
@@ -245,8 +248,9 @@ d3llm: everything is recomputed in forwards 1, r + 1, 2r + 1
     (s.nfe + 1) % refresh == 0  =>  s.nfe % refresh == 0
 d3llm: open blocks are finished behind an end
     cuts=True  =>  cuts=False
+@ strategies/d2f.py: systems/test_d3llm.py
 d3llm: a threshold of zero opens one block at first
-    s.opened.fill_(1)  =>  pass
+    opened.clamp(min=1) if first_only else opened  =>  opened
 @ strategies/guides.py: systems/test_guides.py
 apd: the shares of the two models are swapped
     self.share * logits + (1 - self.share) * self.read(s, window, drafted)  =>  (1 - self.share) * logits + self.share * self.read(s, window, drafted)
@@ -260,7 +264,13 @@ refusals: a guide beside a cache that asks for the age of a block
     in_flight(strategy)  =>  pass
 @ strategies/guides.py: test_templates.py
 guided: what a template gives behind a corrected token was read after its draft
-    min(int(last.min()), self.end)  =>  window.start - 1
+    min(last, self.end)  =>  window.start - 1
+@ strategies/apd.py: systems/test_apd.py
+apd: the second choice of the mixture is accepted, too
+    share, 1, correct  =>  share, 2, correct
+@ strategies/guided.py: systems/test_guided.py
+guided: the model has a share in what it is judged by
+    guide, 0.0, top  =>  guide, 0.5, top
 @ strategies/prism.py: systems/test_prism.py
 prism: the longest answer scores worst
     / counted.sum(-1).clamp(min=1)  =>
@@ -333,6 +343,37 @@ prophet: the share of the steps counts from 0
     share = (window.age + 1) /  =>  share = window.age /
 prophet: the quota is that of the whole answer
     candidates & (number == first)  =>  candidates
+
+
+@ strategies/blocks.py: systems/test_blocks.py
+blocks: the prompt does not see all of itself
+    "token": (P, 1)  =>  "token": (0, 1)
+blocks: a part is kept as it was while its block was open
+    min(begin(window.final), window.start - shift)  =>  min(window.final, window.start - shift)
+@ strategies/sdar.py: systems/test_sdar.py
+sdar: a finished token sees only what is before it
+    blocks_of("block"  =>  blocks_of("token"
+@ strategies/nbdiff.py: systems/test_nbdiff.py
+nbdiff: the prompt sees all of itself
+    blocks_of("causal"  =>  blocks_of("token"
+@ strategies/fast_dllm_v2.py: systems/test_fast_dllm_v2.py
+fast-dllm-v2: the last token of a sub-block decides what is computed
+    s.x[s.live, start] ==  =>  s.x[s.live, end - 1] ==
+@ strategies/card.py: systems/test_card.py
+card: the prompt sees all of itself
+    block_mask(0, 1,  =>  block_mask(s.prompt_length, 1,
+@ strategies/wedlm.py: systems/test_wedlm.py
+wedlm: a mask sees only what is before it
+    place = slots + window.end * masked  =>  place = slots
+wedlm: a token keeps the keys of its mask
+    new = masked | (s.written[s.live, : window.end] == s.nfe)  =>  new = masked | ((s.nfe == 0) & (slots >= 0))
+@ strategies/s2d2.py: systems/test_s2d2.py
+s2d2: the token behind the accepted run is the draft's
+    torch.where(wanted[:, None], told, token)  =>  token
+s2d2: the masks behind the draft see each other
+    alone = torch.eye(n, dtype=torch.bool, device=device)  =>  alone = torch.ones(n, n, dtype=torch.bool, device=device)
+s2d2: what verifies costs nothing
+    s.rows += ids.numel()  =>  pass
 
 
 @ model.py: test_model.py test_dllm.py
@@ -435,15 +476,16 @@ checkpoint: a file's control characters reach the terminal
 
 @ compiled.py: test_compiled.py
 compiled: padding on the left is seen
-    ids.new_zeros(Bp) if start is None else  =>  ids.new_zeros(Bp) if True else
-compiled: a shorter batch keeps the caches of its first rows
-    rows = super().pick(batch)  =>  rows = super().pick(torch.arange(len(batch)))
-compiled: memory is lent twice
-    free.pop() if free else  =>  free[-1] if free else
+    ids.new_zeros(len(lines)) if start is None else  =>  ids.new_zeros(len(lines)) if True else
+compiled: two decodes at a time have one cache
+    return Padded(self.model, batch, slots)  =>  return vars(self).setdefault(f"{batch} x {slots}", Padded(self.model, batch, slots))
 compiled: compiling counts as decoding
     time.perf_counter() - self.compiling  =>  time.perf_counter()
-compiled: each forward waits for the device to know its own shape
-    seen = slice(0, Q if  =>  seen = slice(0, int(places[-1]) + 1 if
+@ padding.py: test_compiled.py
+compiled: a shorter batch keeps the caches of its first rows
+    rows = batch[spread(  =>  rows = torch.arange(len(batch))[spread(
+compiled: a forward waits for the device to know its own shape
+    else slice(0, slots)  =>  else slice(0, max(slots, int(query[-1]) + 1))
 @ lab/likelihood.py: test_likelihood.py
 likelihood: a token sees itself
     masked = turn >= torch  =>  masked = turn > torch
@@ -517,7 +559,7 @@ def read(text: str) -> list[Mutant]:
 
 
 def check(mutants: list[Mutant]) -> None:
-    """ValueError or SyntaxError unless all patches apply and every strategy has one."""
+    """ValueError or SyntaxError unless all patches apply and every file of a strategy has one."""
     if not mutants:
         raise ValueError("no mutant has such a name")
     for mutant in mutants:
@@ -526,10 +568,9 @@ def check(mutants: list[Mutant]) -> None:
             copy.parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / mutant.file, copy)
             mutant.apply(Path(temporary))
-    code = "".join(f.read_text() for f in (*ROOT.glob("*.py"), *ROOT.glob("strategies/*.py")))
-    named = set(re.findall(r'^@named\("([\w-]+)"\)', code, re.MULTILINE))
-    if without := named - {mutant.name.split(":")[0] for mutant in read(MUTANTS)}:
-        raise ValueError(f"systems without a mutant: {', '.join(sorted(without))}")
+    files = {file.relative_to(ROOT).as_posix() for file in ROOT.glob("strategies/*.py")}
+    if without := files - {mutant.file for mutant in read(MUTANTS)}:
+        raise ValueError(f"files without a mutant: {', '.join(sorted(without))}")
 
 
 def first_failure(folder: Path, tests: list[str], limit: float) -> str:
