@@ -37,7 +37,7 @@ from checks import (
 from compiled import compile_model
 from kernels import Scores
 from load_weights import check_memory
-from model import Cache, Config, LLaDA, Pass
+from model import Cache, Config, Int8Linear, LLaDA, Pass
 from padding import memory_of
 from strategies import Count, EosName, Strategy, Window, choose, options, scored, trait, windows
 
@@ -285,14 +285,20 @@ class Canvas:
 
     def check_memory(self) -> None:
         """Refuse what would not fit: the cache, logits (in float32 those of this forward and the
-        one before, odds, odds times their logarithms), and what parts keep."""
+        one before, odds, odds times their logarithms), noise and logits with it (while it is drawn
+        in float64 there are no odds), what parts keep, and the largest copy of 8-bit weights."""
         (B, S), config = self.x.shape, self.model.config
         rows, slots = B * self.passes, S
         if self.whole:
             rows, slots = memory_of(rows, slots)
-        logits = self.block_length * config.vocab_size * 4 * 4
+        cells = self.block_length * config.vocab_size
+        noise = 4 * 2 if self.settings.temperature else 0  # bytes a cell
+        modules = getattr(self.model, "modules", tuple)()
+        casts = (m.weight[: m.ROWS].numel() for m in modules if isinstance(m, Int8Linear))
         parts = B * self.passes * sum(trait(part, "memory")(self) for part in self.strategy.parts())
-        needed = rows * (slots * config.slot_width * self.model.dtype.itemsize + logits) + parts
+        kept, size = slots * config.slot_width, self.model.dtype.itemsize  # numbers, bytes of each
+        needed = rows * (kept * size + cells * 4 * 4) + B * cells * noise + parts
+        needed += max(casts, default=0) * size
         what = f"the cache and logits of {B} rows of {S} tokens"
         check_memory(what, needed, self.model.device)
 

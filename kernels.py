@@ -111,4 +111,4 @@ def gumbel(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
     wide = torch.float32 if logits.device.type == "mps" else torch.float64  # MPS has no float64
     waiting = torch.empty(logits.shape, device=logits.device, dtype=wide)
     waiting.exponential_(generator=generator)
-    return (-temperature * waiting.log()).float()
+    return waiting.log_().mul_(-temperature).float()

@@ -22,12 +22,13 @@ class Credit:
     def check(self, strategy: Strategy) -> None:
         one_block(strategy, "credit, which is that of a block's forwards,")
 
+    memory = lambda self, s: 8 * s.block_length * s.model.config.vocab_size  # and raised logits
+
     def __call__(self, s, window: Window, at: Pass) -> Tensor:
         logits = self.inside(s, window, at) if self.inside else s.forward(window, at)
         s.forbid(logits)
         if window.age == 0:
-            shape = len(s.x), *logits.shape[1:]
-            self.credit = torch.zeros(shape, device=logits.device)  # [B, L, V]
+            self.credit = logits.new_zeros(len(s.x), *logits.shape[1:], dtype=torch.float32)
         confidence, token = logits.float().softmax(-1).max(-1, keepdim=True)  # [b, L, 1]
         earned = torch.where(s.candidates(window)[..., None], confidence**self.gamma, 0)
         credit = (self.beta * self.credit[window.live]).scatter_add(-1, token, earned)

@@ -50,6 +50,12 @@ class Drafts:
         for layer in self.skip if isinstance(self.skip, tuple) else ():
             require(layer <= last, "skip", layer, f"a layer of the model's, 0 to {last}")
 
+    def memory(self, s) -> int:
+        """Logits of all canvases, those kept and those that come, and for each a cache."""
+        config, size = s.model.config, s.model.dtype.itemsize
+        logits = 2 * s.block_length * config.vocab_size
+        return (1 + len(self.graph)) * (s.x.shape[1] * config.slot_width + logits) * size
+
     def __call__(self, s, window: Window, at: Pass) -> Tensor:
         live, now = s.live, s.x[s.live, window.start : window.end]  # [b, L]
         if window.age < max(1, trait(s.strategy.view, "settled")):
