@@ -40,7 +40,7 @@ class Settings(Tuning):
     run: str = "runs/tiny-grpo"
     steps: Count = 60
     batch: Annotated[int, (1, 2**20)] = 8
-    adam: Share = 2e-5  # ten times as much unlearns the form of an answer
+    adam: Share = 2e-5  # fifteen times as much unlearns the form of an answer
     group: Annotated[int, (2, 1024)] = 6
     temperature: float = 1.0
     threshold: Share = 0.9
