@@ -127,7 +127,7 @@ def unmatched(f: dict[str, float]) -> dict[str, str]:
 
 
 def fragile(f: dict[str, float]) -> dict[str, str]:
-    return {"fragile": f"{f['fragile']:.1%}"}
+    return {"fragile": f"{f['fragile']:.2%}"}
 
 
 def against(f: dict[str, float]) -> dict[str, str]:

@@ -396,8 +396,8 @@ def step(logits, token, live: list[int]) -> SimpleNamespace:
 def test_nothing_is_fragile_without_noise_and_everything_under_much(capsys):
     """Negative controls, of rules that take back, draft and share out, too. Would catch a forward whose writing is not seen."""
     names = "fast-dllm,wino:block_length=32,p2:steps=16,localleap,ar"
-    assert share(capsys, 0, names) == ["0.0%"] * 5
-    assert share(capsys, 1e6, names, "--batch-size", "4") == ["100.0%"] * 5
+    assert share(capsys, 0, names) == ["0.00%"] * 5
+    assert share(capsys, 1e6, names, "--batch-size", "4") == ["100.00%"] * 5
 
 
 def test_looking_at_what_is_fragile_changes_no_other_figure(capsys):
@@ -413,7 +413,7 @@ def test_looking_at_what_is_fragile_changes_no_other_figure(capsys):
 def test_a_file_of_answers_is_of_one_size_of_noise(capsys, tmp_path):
     """Would catch counts of one size that are shown as those of another, and counts that a file does not give back."""
     file = ["--out", str(tmp_path / "out.jsonl")]
-    assert share(capsys, 1e6, "fast-dllm", *file) == share(capsys, 1e6, "fast-dllm", *file) == ["100.0%"]
+    assert share(capsys, 1e6, "fast-dllm", *file) == share(capsys, 1e6, "fast-dllm", *file) == ["100.00%"]
     with pytest.raises(SystemExit) as stop:
         share(capsys, 0, "fast-dllm", *file)
     assert stop.value.code == 2 and "was begun with noise 1000000.0, this is 0.0" in capsys.readouterr().err
