@@ -133,7 +133,9 @@ class Recorder:
             "nfe": step.nfe,
             "window": [window.start, window.end],
             "blocks": [(window.start - P) // k, (window.end - P) // k],
-            "query": ranges(at.query if at.own is None else at.query[at.own[b]]),
+            "query": ranges(
+                at.query if at.own is None else self.s.model.indices(at.query)[at.own[b]]
+            ),
             "visible": ranges(visible),
             "candidates": candidates,
             "writes": writes,

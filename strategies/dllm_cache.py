@@ -68,9 +68,9 @@ def dllm_cache(
 
     @has(settled=inf, layers=True, memory=memory)
     def view(s, window: Window) -> Pass:
-        """By the forwards of the decode where a quota says how many a block has; under another rule,
-        and beside templates, by those of the block: a row must not depend on the others of its
-        batch."""
+        """By the forwards of the decode where a quota says how many a block has; under another
+        rule, and beside templates, by those of the block: a row must not depend on the others of
+        its batch."""
         P, S, G, forwards = s.prompt_length, s.x.shape[1], s.settings.gen_length, window.age
         if trait(s.strategy.rule, "quota") and not s.told_some:
             whole = min(s.block_length, window.age + window.remaining)  # forwards of a block

@@ -149,8 +149,12 @@ def test_the_header_says_what_was_run(saved, capsys, tmp_path):
 @pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name not in SEARCHING])
 def test_looking_changes_no_token_and_no_counter(saved, capsys, tmp_path, strategy):
     """Would catch a flag that costs a forward, a draw of the generator, or a word on stdout."""
-    lengths = ["--gen-length", 16] + ["--block-length", 8] * (strategy not in ("ar", *GUIDED)) + ["--guide", saved] * (strategy in GUIDED)
-    own = ["--filter", random_filter(8)] if strategy == "learn2pd" else []
+    lengths = (
+        ["--gen-length", 16]
+        + ["--block-length", 8] * (strategy not in ("ar", "prophet", "wedlm", *GUIDED))
+        + ["--guide", saved] * (strategy in GUIDED)
+    )
+    own = {"learn2pd": ["--filter", random_filter(8)], "prophet": ["--inner", 8]}.get(strategy, [])
     command = ["--model", saved, "--prompt", "hello", "--strategy", strategy, *own, "--temperature", 0.7, "--json", *lengths]
     plain = run(capsys, *command)
     for flags in (["--trace", tmp_path / "run.jsonl", "--explain"], ["--trace", tmp_path / "run.html", "--watch", 0]):

@@ -154,7 +154,8 @@ def test_the_sentence_agrees_with_the_step(seed, case):
     own = {k: v for k, v in settings.items() if k in options(STRATEGIES[strategy])}
     for observer, step in observed(Words("x"), strategy, seed, own, **settings):
         sentence = observer.sentence()
-        assert sentence.startswith(f"step {step.nfe}: ") and f"committed {int((step.commit & step.candidates).sum())} (" in sentence
+        written = int((step.commit & step.candidates).sum())
+        assert sentence.startswith(f"step {step.nfe}: ") and f"committed {written}{' (' if written else ', '}" in sentence
         rows, whole = map(int, re.search(r"rows (\d+) of (\d+)$", sentence).groups())
         assert (
             rows == step.rows
