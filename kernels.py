@@ -106,7 +106,8 @@ def gumbel(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
     """Noise float32 [..., V] that makes the arg-max a sample at `temperature`.
 
     LLaDA's add_gumbel_noise, as a sum instead of a quotient: -log of an exponential variate is a
-    Gumbel variate. Drawn in float64, as LLaDA does: with 24 bits the tail that wins is cut off.
+    Gumbel variate. Drawn in float64, as LLaDA does: with 24 bits the tail that wins is cut off,
+    and CUDA makes a float32 exponential of a uniform that has no more just below 1.
     """
     wide = torch.float32 if logits.device.type == "mps" else torch.float64  # MPS has no float64
     waiting = torch.empty(logits.shape, device=logits.device, dtype=wide)
