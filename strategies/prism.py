@@ -49,54 +49,79 @@ class HierarchicalSearch:
             each = torch.stack((step.ran, step.candidates.any(-1).long()))  # of a trajectory
             total = forwards.new_zeros(2, len(pools)).index_add(1, live // n, each)
             ran = total[0] * (total[1] > 0)  # of all of a prompt's
-            forwards, nfe = forwards + ran, nfe + int(ran.max())
+            forwards, nfe = forwards + ran, nfe + ran.max()
             yield step
-            if children := self.prune(s, window, pools, doubt):
-                mask_again(s, window, doubt, children, self.own.remask, draws[window.age])
-            s.retire()
-        answers = [surest(s, doubt, pool, 1)[0] for pool in pools]
-        s.x, s.written, s.forwards, s.nfe = s.x[answers], s.written[answers], forwards, nfe
+            if due := self.due(s, window, pools):
+                if children := self.prune(s, window.age + 1, due, doubt):
+                    mask_again(s, window, doubt, children, self.own.remask, draws[window.age])
+                s.retire()
+        known = ranked(s, doubt)
+        answers = [surest(known, pool, 1)[0] for pool in pools]
+        s.x, s.written, s.forwards, s.nfe = s.x[answers], s.written[answers], forwards, int(nfe)
 
-    def prune(self, s, window: Window, pools: list[list[int]], doubt: Tensor) -> list[int]:
-        """Leave in each pool its surest and, in other rows, which are returned, copies of them."""
-        own, t, children = self.own, window.age + 1, []
+    def asks(self, s) -> Tensor:
+        """Of each row its number, and whether its search is under way; with the loop's wait."""
+        return torch.stack((s.live, s.held[s.live] & (s.forwards[s.live] > 0)), 1)
+
+    def due(self, s, window: Window, pools: list[list[int]]) -> list[tuple[list[int], bool]]:
+        """The pools to prune now, and of each whether its search is over."""
+        own, t, told = self.own, window.age + 1, s.told[self.asks]
         first, last = (int(x * s.block_length) for x in (own.search_from, own.search_to))
-        source = {row: row for row in s.live.tolist()}  # which row each goes on from
-        for pool in [pool for pool in pools if s.held[pool[0]] and s.forwards[pool[0]]]:
-            over = t >= last or not (s.x[pool, window.start : window.end] == s.mask_id).any()
-            if not over and (t < first or (t - first) % own.interval):
-                continue
-            s.held[pool] = False
+        block = (window.start - s.prompt_length) // s.block_length
+        masks = {row: blocks[block] for (row, _), blocks in zip(told, s.unfilled)}
+        searched = {row for row, under_way in told if under_way}
+        pools = [pool for pool in pools if pool[0] in searched]
+        over = [t >= last or not any(masks[row] for row in pool) for pool in pools]
+        now = t >= first and (t - first) % own.interval == 0
+        return [(pool, ends) for pool, ends in zip(pools, over) if ends or now]
+
+    def prune(self, s, t: int, due: list, doubt: Tensor) -> list[int]:
+        """Leave in each pool its surest and, in other rows, which are returned, copies of them."""
+        own, children, first = self.own, [], int(self.own.search_from * s.block_length)
+        known = ranked(s, doubt)
+        live = {row: row for row, _ in s.told[self.asks]}
+        source = dict(live)  # which row each goes on from
+        s.held[moved([row for pool, over in due if over for row in pool], doubt)] = False
+        for pool, over in due:
             if over and len(pool) == own.k:
                 continue
             width, count = own.k, own.k
             if not over:
                 width = max(own.k, math.ceil(own.n * own.decay ** (first - t)))
                 count = own.survivors or max(1, own.k // 2)
-            best = surest(s, doubt, pool, count)
+            best = surest(known, pool, count)
             for row in pool[width:]:
                 del source[row]
             del pool[width:]
-            s.held[pool] = not over
             source |= {row: best[i % len(best)] for i, row in enumerate(pool)}
             children += [] if over else pool[len(best) :]
-        if source != {row: row for row in s.live.tolist()}:
-            rows, parents = torch.tensor(list(zip(*sorted(source.items()))), device=s.x.device)
+        if source != live:
+            rows, parents = moved(list(zip(*sorted(source.items()))), doubt)
             s.copy(rows, parents)
             doubt[rows] = doubt[parents]
         return children
 
 
-def surest(s, doubt: Tensor, pool: list[int], count: int) -> list[int]:
+def moved(values: list, like: Tensor) -> Tensor:
+    """Numbers known on the host, int64, for which it does not wait."""
+    return torch.tensor(values, dtype=torch.int64).to(like.device, non_blocking=True)
+
+
+def ranked(s, doubt: Tensor) -> list[tuple[float, list[float]]]:
+    """Mean log-confidence and canvas of every row: one wait. Ids are exact in float32."""
+    score = mean_log_confidence(s, doubt, slice(None))
+    return [(row[0], row[1:]) for row in torch.cat((score[:, None], s.x.float()), 1).tolist()]
+
+
+def surest(known: list, pool: list[int], count: int) -> list[int]:
     """The rows of a pool with the highest mean log-confidence, no two alike, `count` at most."""
-    order = mean_log_confidence(s, doubt, pool).argsort(descending=True, stable=True)
     found: dict[tuple, int] = {}
-    for row in [pool[i] for i in order]:
-        found.setdefault(tuple(s.x[row].tolist()), row)
+    for row in sorted(pool, key=lambda row: -known[row][0]):
+        found.setdefault(tuple(known[row][1]), row)
     return list(found.values())[:count]
 
 
-def mean_log_confidence(s, doubt: Tensor, rows: list[int]) -> Tensor:
+def mean_log_confidence(s, doubt: Tensor, rows: list[int] | slice) -> Tensor:
     """Over the tokens that each row has written, up to its first EOS, when written: float32 [w]."""
     answers = slice(s.prompt_length, None)
     ends = s.is_end(s.x[rows, answers])
@@ -107,10 +132,12 @@ def mean_log_confidence(s, doubt: Tensor, rows: list[int]) -> Tensor:
 def mask_again(s, window: Window, doubt: Tensor, rows: list[int], remask: int, draw: Tensor):
     """Take back `remask` tokens of the block, drawn from the least sure, and what an early end has
     filled in behind it."""
-    block, width = slice(window.start, window.end), len(draw)
+    block = slice(window.start, window.end)
+    draw = draw[[row % len(draw) for row in rows]].to(doubt.device, non_blocking=True)  # [w, L]
+    rows = moved(rows, doubt)
     written = (s.x[rows, block] != s.mask_id) & ~s.given[rows, block]  # [w, L]
     pool = written & (rank(-doubt[rows, block], written) < 3 * remask)
-    again = pool & (rank(draw.to(pool.device)[[row % width for row in rows]], pool) < remask)
+    again = pool & (rank(draw, pool) < remask)
     s.x[rows, block] = s.x[rows, block].masked_fill(again, s.mask_id)
     s.written[rows, block] = s.written[rows, block].masked_fill(again, 0)
     behind = slice(window.end, None)

@@ -282,7 +282,7 @@ prism: a copy is as sure as the row whose place it takes
     doubt[rows] = doubt[parents]  =>  pass
 @ strategies/prism.py: test_templates.py
 prism: the search of a prompt ends in another's first block
-    and s.forwards[pool[0]]  =>
+    & (s.forwards[s.live] > 0)  =>
 @ dllm.py: systems/test_prism.py
 prism: an EOS that was deferred counts as unsure
     at, scores, candidates, commit, token  =>  at, ordered, candidates, commit, token

@@ -14,7 +14,7 @@ from conftest import random_filter, random_model, random_prompt
 from dllm import generate
 from lab.pretended import on_device, pretended, waits, wrap
 from model import Int8Linear, Linear
-from strategies import STRATEGIES, Strategy
+from strategies import STRATEGIES, Strategy, prism
 from strategies.fast_dllm import cached
 from strategies.llada import serial
 
@@ -31,7 +31,7 @@ OWN = {
     "prism": {"n": 4, "k": 2, "interval": 1},
 }
 # the most waits of a forward, the first left out
-WAITS = {"freedave": 2, "spiffy": 2, "swift": 2, "prism": 80, "s2d2": 4, "wedlm": 8}
+WAITS = {"freedave": 2, "spiffy": 2, "swift": 2, "prism": 3, "s2d2": 4, "wedlm": 8}
 OTHERS = 1
 
 
@@ -89,6 +89,19 @@ def test_every_strategy_decodes_there_as_on_the_cpu(strategy, compile):
     assert len(each) > 3 and all(0 < waits.total() <= most for waits in each[1:]), [
         dict(waits) for waits in each[1:] if waits.total() > most
     ]
+
+
+def test_a_search_waits_where_it_prunes(monkeypatch):
+    """Would catch a search that asks the device, forward by forward, what the loop has told it. A pruning reads canvases, and drops rows."""
+    pruned, prune = [], prism.HierarchicalSearch.prune
+    monkeypatch.setattr(prism.HierarchicalSearch, "prune", lambda self, s, *more: pruned.append(s.nfe) or prune(self, s, *more))
+    cpu, sim, each = both("prism", n=4, k=2, interval=3, search_from=0.3, search_to=1.0, threshold=None)
+    check_equal(cpu, sim)
+    assert len(pruned) % 2 == 0 and 2 <= len(pruned) // 2 < len(each) // 2
+    pruned = pruned[len(pruned) // 2 :]  # those on the device
+    assert [waits.total() for waits in each[1:]] == [
+        3 if number in pruned else 1 for number in range(1, len(each))
+    ]  # before the next forward
 
 
 @pytest.mark.parametrize(

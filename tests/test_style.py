@@ -14,7 +14,7 @@ FILES = [file for file in ROOT.rglob("*.py") if not {"tests", "venv", ".venv"} &
 LARGER = {
     "drafts": 150,
     "guides": 160,
-    "prism": 150,
+    "prism": 177,
     "smoothing": 100,
     "sparse": 85,
     "dllm_cache": 90,

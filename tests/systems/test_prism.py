@@ -133,17 +133,17 @@ def test_the_score_is_the_mean_log_confidence_up_to_the_first_eos():
     score = prism.mean_log_confidence(canvas, doubt, [0, 1])
     expected = [(math.log(0.5) + math.log(0.25)) / 3, (math.log(0.5) + math.log(0.25)) / 4]
     assert score.tolist() == pytest.approx(expected)
-    assert prism.surest(canvas, doubt, [0, 1], 2) == [1, 0]
+    assert prism.surest(prism.ranked(canvas, doubt), [0, 1], 2) == [1, 0]
     canvas.x[0] = canvas.x[1]
-    assert len(prism.surest(canvas, doubt, [0, 1], 2)) == 1  # alike: one of them is enough
+    assert len(prism.surest(prism.ranked(canvas, doubt), [0, 1], 2)) == 1  # alike: one of them is enough
 
 
 @pytest.mark.parametrize("order", ["low_confidence", "margin", "entropy"])
 @pytest.mark.parametrize("eos", ["fill", "defer"])
 def test_a_token_is_as_sure_as_its_own_probability(monkeypatch, order, eos):
     """Would catch a doubt that an order, or eos=defer, has replaced: an EOS that was written last would count as impossible."""
-    judged, real, ends = [], prism.surest, 0
-    monkeypatch.setattr(prism, "surest", lambda s, doubt, *more: judged.append(doubt.clone()) or real(s, doubt, *more))
+    judged, real, ends = [], prism.ranked, 0
+    monkeypatch.setattr(prism, "ranked", lambda s, doubt: judged.append(doubt.clone()) or real(s, doubt))
     for seed in (7, 10, 11, 23):
         mine = searching(quota, full, 3, k=3, search_from=0.0, search_to=0.0)  # all go their own way, to the end
         mine = dataclasses.replace(mine, order=ORDERS[order])
@@ -178,16 +178,22 @@ def test_a_copy_is_as_sure_as_its_parent(monkeypatch):
 @given(seeds)
 def test_the_answer_is_the_trajectory_with_the_best_score(seed):
     """Would catch a choice by the first row, or among trajectories that were pruned."""
-    scores, real = {}, prism.surest
+    scores, seen, real, read = {}, {}, prism.surest, prism.ranked
 
-    def surest(s, doubt, pool, count):
+    def ranked(s, doubt):
+        seen.update(s=s, doubt=doubt)
+        return read(s, doubt)
+
+    def surest(known, pool, count):
+        s = seen["s"]
         if count == 1 and not len(s.live):
-            scores["all"] = dict(zip(pool, prism.mean_log_confidence(s, doubt, pool).tolist()))
+            scores["all"] = dict(zip(pool, prism.mean_log_confidence(s, seen["doubt"], pool).tolist()))
             scores["texts"] = {row: s.x[row].tolist() for row in pool}
-        return real(s, doubt, pool, count)
+        return real(known, pool, count)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prism, "surest", surest)
+        patch.setattr(prism, "ranked", ranked)
         result = again(seed, "prism", **SEARCH | {"survivors": 3}, threshold=0.6, temperature=0.7, eos="fill")
     best = max(scores["all"], key=scores["all"].get)
     assert len(scores["all"]) == 2 and result.tokens[0].tolist() == scores["texts"][best] and result.tokens.shape[0] == 1
