@@ -22,6 +22,7 @@ from lab.compare import FORMS, compare, delayed
 from lab.contenders import ready
 from lab.data import WAYS
 from lab.files import write
+from lab.gpu import gpu
 from lab.oracle import LANGUAGES, Oracle
 from lab.report import remeasure, show
 from lab.speed import CACHES, SHAPES, speed
@@ -157,6 +158,7 @@ COMMANDS = {
             "help": "a step scored as the authors' code does, too",
         },
     },
+    gpu: {"--device": flag("cuda, or cuda:1 (default the first there is)")},
     results: {"only": flag("run the commands that hold this text", "", nargs="?")},
 }
 

@@ -152,8 +152,8 @@ def test_commands_in_the_documents_run(page, command, capsys, monkeypatch, tmp_p
         small = {"oracle": ["--limit", "20"]}
         small["speed"] = ["--shapes", "tiny", "--caches", "dual", "--batch", "1", "--rounds", "1", "--dtype", "float32"]
         small["compare"] = small["delayed"] = ["--limit", "1", "--gen-length", "32", "--task", "add"]
-        if words[3] == "results":
-            return  # which tests/test_compare.py runs
+        if words[3] in ("results", "gpu"):
+            return  # which tests/test_compare.py and tests/test_gpu.py run
         if "--data" in words:
             furnish_data(words)
             small["compare"] = ["--limit", "1", "--gen-length", "32"]

@@ -12,6 +12,7 @@ import padding
 from compiled import Compiled
 from conftest import random_filter, random_model, random_prompt
 from dllm import generate
+from lab import gpu
 from lab.pretended import on_device, pretended, waits, wrap
 from model import Int8Linear, Linear
 from strategies import STRATEGIES, Strategy, prism
@@ -20,19 +21,8 @@ from strategies.llada import serial
 
 SETTINGS = {"gen_length": 16, "block_length": 8}
 PROMPTS = [random_prompt(number, 5 + 2 * number) for number in range(3)]
-OWN = {
-    "ar": {"block_length": 1},
-    "wedlm": {"block_length": 1},
-    "learn2pd": {"filter": random_filter(8)},
-    "swift": {"skip": "0"},
-    "prophet": {"block_length": 16, "inner": 8},
-    "apd": {"block_length": 1, "guide": 1},
-    "guided": {"block_length": 1, "guide": 1},
-    "prism": {"n": 4, "k": 2, "interval": 1},
-}
-# the most waits of a forward, the first left out
-WAITS = {"freedave": 2, "spiffy": 2, "swift": 2, "prism": 3, "s2d2": 4, "wedlm": 8}
-OTHERS = 1
+OWN = gpu.OWN | {"learn2pd": {"filter": random_filter(8)}}
+OTHERS = 1  # waits of a forward, of all that gpu.WAITS does not name
 
 
 def prepared(number: int, on: bool, how=lambda model: model):
@@ -85,7 +75,7 @@ def test_every_strategy_decodes_there_as_on_the_cpu(strategy, compile):
     of three prompts of other lengths, whose rows finish one by one."""
     cpu, sim, each = both(strategy, **OWN.get(strategy, {}), compile=compile)
     check_equal(cpu, sim)
-    most = WAITS.get(strategy, OTHERS)
+    most = gpu.WAITS.get(strategy, OTHERS)
     assert len(each) > 3 and all(0 < waits.total() <= most for waits in each[1:]), [
         dict(waits) for waits in each[1:] if waits.total() > most
     ]
