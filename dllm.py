@@ -268,7 +268,7 @@ class Canvas:
             rows += [[self.eos_id] * start + prompt + answer + rest] * n
             starts += [start] * n
         self.prompt_length, self.padded = P, any(starts)
-        self.told_some = any(set(answer) - {self.mask_id} for answer in answers)  # by a template
+        self.templated = any(set(answer) - {self.mask_id} for answer in answers)
         self.x = torch.tensor(rows, device=device)  # [B, S]
         self.given = self.x != self.mask_id  # bool [B, S]: what nothing may change
         self.start = torch.tensor(starts, device=device)  # [B]: each row's first real slot
@@ -362,9 +362,8 @@ class Canvas:
         """The window widened to all of the answer that this pass computes; with gaps, as it is."""
         if isinstance(at.query, Tensor):
             return window
-        shift = self.strategy.shift
-        first = max(self.prompt_length, at.query.start + shift)
-        return replace(window, start=first, end=at.query.stop + shift)
+        first = max(self.prompt_length, at.query.start + self.shift)
+        return replace(window, start=first, end=at.query.stop + self.shift)
 
     def open_cache(self) -> Cache:
         if self.cache is None:

@@ -138,14 +138,20 @@ class Data:
         return text if self.turns == "raw" else [user(text)]
 
     def judge(self, line: dict, gold: str | None, text: str) -> dict:
-        for end in self.until:
-            text = text.partition(end)[0]
+        text = cut(text, self.until)
         if self.check:
             right = self.check(line, text)
             require(isinstance(right, bool), "what --check gives back", right, "True or False")
             return {"text": text, "extracted": None, "right": right}
         last = found(self.extract, text)
         return {"text": text, "extracted": last, "right": last == gold}
+
+
+def cut(text: str, until: list[str]) -> str:
+    """The text before the first of these ends."""
+    for end in filter(None, until):
+        text = text.partition(end)[0]
+    return text
 
 
 def source_of(args: Namespace) -> Tasks | Data:

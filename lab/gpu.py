@@ -10,7 +10,7 @@ import functools
 import sys
 import warnings
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -24,7 +24,7 @@ import attention
 from compiled import Compiled
 from dllm import finish, generate, prepare, stream
 from lab.files import write
-from lab.pretended import on_device, pretended, unwrap, waits
+from lab.pretended import on_device, pretended, unwrap, waits, wrap
 from lab.report import about
 from lab.speed import SHAPES, alternate, at_work, checked_shapes, measure, random_model
 from load_weights import find_device
@@ -45,7 +45,7 @@ OWN = {
     "prism": {"n": 4, "k": 2, "interval": 1},
 }
 # the most waits of a forward, the first left out; of all others one
-WAITS = {"freedave": 2, "spiffy": 2, "swift": 2, "prism": 3, "s2d2": 4, "wedlm": 8}
+WAITS = {"freedave": 2, "spiffy": 2, "swift": 2, "prism": 3, "s2d2": 2}
 ASKED = {"prompt_length": 64, "gen_length": 128, "block_length": 32, "rounds": 9, "batch": [1, 16]}
 LARGE = Namespace(**ASKED, shapes="8b", caches="none,dual", compile=True, theirs=False)
 
@@ -72,35 +72,42 @@ def large(device: torch.device) -> LLaDA:
     return random_model(config, device, torch.bfloat16)
 
 
-def counted(name: str, prompts: list, device: torch.device | None) -> tuple[list, list[int]]:
-    """A decode's tokens, and how often the host waited in each of its forwards."""
+def counted(name: str, prompts: list, device, told=lambda: 0) -> tuple[list, list[int]]:
+    """A decode's tokens, and what was told of each of its forwards."""
     model, each = small(device), []
     own = SETTINGS | OWN.get(name, {}) | {"compile": False}
     own |= {"guide": small(device)} if "guide" in own else {}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
 
-        def steps(canvas) -> Iterator:
-            for step in stream(canvas):
-                each.append(waits.total() + sum("synchroniz" in str(w.message) for w in caught))
-                yield step
-                waits.clear(), caught.clear()
+    def steps(canvas) -> Iterator:
+        for step in stream(canvas):
+            each.append(told())
+            yield step
+            told()
 
-        canvas = prepare(model, prompts, name, own)
-        waits.clear()
-        return unwrap(finish(canvas, steps(canvas)).tokens).tolist(), each
+    canvas = prepare(model, prompts, name, own)
+    told()
+    return unwrap(finish(canvas, steps(canvas)).tokens).tolist(), each
 
 
 @contextmanager
-def reported(device: torch.device | None) -> Iterator:
-    """The host's waits are counted: by warnings of CUDA, or on the pretended device."""
-    if device is None:
-        with pretended():
-            yield
-    else:
-        torch.cuda.set_sync_debug_mode("warn")
-        yield
-        torch.cuda.set_sync_debug_mode("default")
+def reported(device: torch.device | None) -> Iterator[Callable[[], int]]:
+    """What tells how often the host has waited since it was last asked: by warnings of CUDA, or on
+    the pretended device."""
+
+    def told() -> int:
+        count = waits.total() + sum("synchroniz" in str(w.message) for w in caught)
+        waits.clear(), caught.clear()
+        return count
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if device is None:
+            with pretended():
+                yield told
+        else:
+            torch.cuda.set_sync_debug_mode("warn")
+            yield told
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def able() -> list[str]:
@@ -198,9 +205,12 @@ def whole(device: torch.device) -> Iterator[Found]:
 
 def waiting(device: torch.device | None) -> Iterator[Found]:
     """How often the host waits for the device in a forward."""
-    with reported(device):
+    with reported(device) as told:
+        one = wrap(torch.ones(())) if device is None else torch.ones((), device=device)
+        told(), one.item()
+        yield Found("a value that is asked for: waits", told(), 1, 1)
         for name in able():
-            most = max(counted(name, PROMPTS[:3], device)[1][1:], default=0)
+            most = max(counted(name, PROMPTS[:3], device, told)[1][1:], default=0)
             yield Found(f"{name}: waits of a forward", most, WAITS.get(name, 1))
 
 

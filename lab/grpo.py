@@ -77,8 +77,8 @@ class Settings(Tuning):
     def sample(self, model: LLaDA, batch: Batch, rng) -> tuple[Tensor, Tensor, Tensor]:
         """Answers with EOS behind them, int64 [N, gen_length], their lengths, int64 [N], and what
         they earned, float32 [B, group]."""
-        view = blocks_of(self.context, self.shift)
-        strategy = in_blocks(view, self.threshold, shift=self.shift, block_length=self.block)
+        own = {"shift": self.shift, "block_length": self.block}
+        strategy = in_blocks(blocks_of(self.context), self.threshold, **own)
         prompts = [row[start:].tolist() for row, start in zip(batch.prompt, batch.start.tolist())]
         asked = [prompt for prompt in prompts for _ in range(self.group)]
         own = {"gen_length": self.gen_length, "temperature": self.temperature}

@@ -11,7 +11,6 @@ Left out on purpose: batch_size=auto, several processes, texts longer than the m
 import json
 import sys
 from argparse import Namespace
-from functools import partial
 from itertools import groupby
 
 import torch
@@ -22,7 +21,7 @@ from lab import likelihood
 from lab.command_line import near
 from lab.compare import answer
 from lab.contenders import chosen_contenders, maker, opened, planned, weights_of
-from lab.data import Item, batches
+from lab.data import Item, batches, cut
 from lab.journal import Journal
 from load_weights import DTYPES
 from strategies import require
@@ -167,7 +166,8 @@ class Decoder(LM):
         context, asked = request.args
         until = asked.get("until") or []
         until = [until] if isinstance(until, str) else until
-        return Item(number, self.args.prefix + context, None, partial(cut, until))
+        judge = lambda text: {"text": cut(text, until)}
+        return Item(number, self.args.prefix + context, None, judge)
 
     def pair(self, context: str, text: str) -> tuple[list[int], list[int]]:
         """A context and what goes on from it; spaces between them belong to the latter."""
@@ -205,12 +205,6 @@ class Decoder(LM):
             line |= {"kind": request.request_type, "decoder": self.contender.label}
             names = ("tokens", "forwards", "rows", "seconds")
             self.journal.add([line | {name: took[name] for name in names if name in took}])
-
-
-def cut(until: list[str], text: str) -> dict:
-    for end in until:
-        text = text.partition(end)[0] if end else text
-    return {"text": text}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model import Pass
-from strategies import Count, Share, Strategy, View, Window, has, require
+from strategies import Count, Share, Strategy, View, Window, has
 from strategies.d2f import block_mask, pipeline
 from strategies.fast_dllm import threshold_rule
 from strategies.llada import serial
@@ -28,19 +28,16 @@ def context_mask(P: int, unit: int, context: Context, first: int, end: int, devi
     return block_mask(P, unit, first, end, device)
 
 
-def blocks_of(context: Context, shift: int = 0, parts: int = 1, cached: bool = True) -> View:
+def blocks_of(context: Context, parts: int = 1, cached: bool = True) -> View:
     """A block, so many `parts` of the schedule, sees itself and all before it. Full, it is computed
     once more, as `context` says, by the forward that first sees the next: it is final from then on.
     """
 
-    def check(strategy: Strategy) -> None:
-        require(strategy.shift == shift, "shift", strategy.shift, f"{shift}, as in its view")
-
-    @has(settled=0, check=check)
+    @has(settled=0)
     def view(s, window: Window) -> Pass:
         P, unit, device = s.prompt_length, s.block_length * parts, s.x.device
         begin = lambda slot: P + (slot - P) // unit * unit if slot else 0  # of the model's block
-        first = min(begin(window.final), window.start - shift) if cached else 0
+        first = min(begin(window.final), window.start - s.shift) if cached else 0
         end = min(s.x.shape[1], begin(window.end - 1) + unit)
         mask = block_mask(P, unit, first, end, device)
         if context != "block":

@@ -15,7 +15,7 @@ def causal_throughout(cached: bool = True) -> View:
 
     @has(settled=0)
     def view(s, window: Window) -> Pass:
-        first, end = min(window.final, window.start - 1) if cached else 0, window.end
+        first, end = min(window.final, window.start - s.shift) if cached else 0, window.end
         mask = block_mask(0, 1, first, end, s.x.device)
         return Pass(slice(first, end), slice(0, end) if cached else None, mask)
 

@@ -72,7 +72,7 @@ def dllm_cache(
         rule, and beside templates, by those of the block: a row must not depend on the others of
         its batch."""
         P, S, G, forwards = s.prompt_length, s.x.shape[1], s.settings.gen_length, window.age
-        if trait(s.strategy.rule, "quota") and not s.told_some:
+        if trait(s.strategy.rule, "quota") and not s.templated:
             whole = min(s.block_length, window.age + window.remaining)  # forwards of a block
             forwards += (window.start - P) // s.block_length * whole
         cache, (layers, width) = s.open_cache(), (s.model.config.n_layers, s.model.config.d_model)

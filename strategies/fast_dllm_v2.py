@@ -5,6 +5,7 @@ from math import inf
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from model import Pass
 from strategies import Strategy, View, Window, has, named
@@ -20,19 +21,23 @@ def around(view: View) -> View:
     def check(strategy: Strategy) -> None:
         one_block(strategy, "a cache around a sub-block")
 
-    @has(settled=inf, check=check, inside=view)
+    def begins(s) -> Tensor:
+        return s.masked()[..., 0]  # [b, n]: with a mask
+
+    @has(settled=inf, check=check, inside=view, asks=begins)
     def narrowed(s, window: Window) -> Pass:
         at, start, end = view(s, window), window.start, window.end
-        whole = s.x[s.live, start] == s.mask_id  # [b]
+        block = (start - s.prompt_length) // s.block_length
+        whole = begins(s)[:, block]  # [b]
         low, high = at.query.start, at.query.stop
         if window.age == 0:
             whole = torch.ones_like(whole)
-        elif not whole.any():
-            low, high = start - s.strategy.shift, end
+        elif not any(row[block] for row in s.told[begins]):
+            low, high = start - s.shift, end
         query = torch.arange(low, high, device=s.x.device)
         own = whole[:, None] | (query >= start) & (query < end)  # [b, Q]
         mask = at.mask[..., low - at.query.start : high - at.query.start, :]
-        return Pass(query, at.visible, mask, own=own)
+        return Pass(slice(low, high), at.visible, mask, own=own)
 
     return narrowed
 
@@ -49,6 +54,6 @@ def fast_dllm_v2(
     cache: exact reuses finished blocks, none recomputes them, the tokens are the same; dual keeps
         also what is around a sub-block, once its first token is written
     """
-    view = blocks_of("block", 1, sub_blocks, cache != "none")
+    view = blocks_of("block", sub_blocks, cache != "none")
     view = around(view) if cache == "dual" else view
     return in_blocks(view, threshold, block_length=8, shift=1)

@@ -19,5 +19,5 @@ def nbdiff(
 
     cache: exact reuses finished blocks, none recomputes them; the tokens are the same
     """
-    view = blocks_of("causal", 1, sub_blocks, cache == "exact")
+    view = blocks_of("causal", sub_blocks, cache == "exact")
     return in_blocks(view, threshold, block_add_threshold, block_length=8, shift=1)

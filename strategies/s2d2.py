@@ -60,7 +60,7 @@ class Verifier:
         """Logits [b, L, V] for each cell of the block, given all before it with the draft."""
         start, end, n, device = window.start, window.end, drafted.shape[1], drafted.device
         before = block_mask(0, 1, start - 1, end - 1, device)  # [L, end - 1], strictly
-        if s.strategy.shift:  # the row before a token predicts it: the draft itself is enough
+        if s.shift:  # the row before a token predicts it: the draft itself is enough
             at = Pass(slice(start - 1, end - 1), slice(0, end - 1), before)
             ids = torch.cat((s.x[s.live, start - 1 : start], drafted[:, :-1]), 1)  # [b, L]
         else:  # behind the draft as many masks, each of which sees itself and the draft before it
@@ -92,4 +92,4 @@ def s2d2(
     shift: 1 for a model whose logits say what comes next, 0 for one whose logits say what is there
     """
     own = {"choose": Verifier(worth), "block_length": 8, "shift": shift}
-    return in_blocks(blocks_of(context, shift), threshold, **own)
+    return in_blocks(blocks_of(context), threshold, **own)

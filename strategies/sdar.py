@@ -19,5 +19,5 @@ def sdar(
 
     cache: exact reuses finished blocks, none recomputes them; the tokens are the same
     """
-    view = blocks_of("block", 0, sub_blocks, cache == "exact")
+    view = blocks_of("block", sub_blocks, cache == "exact")
     return in_blocks(view, threshold, block_add_threshold)

@@ -16,17 +16,20 @@ def in_order(cached: bool = True) -> View:
     """Each slot sees those before it, masks behind all that is written. So what stood before the
     first mask when it was last computed has seen text alone, and is final."""
 
-    @has(settled=0)
+    def leftmost(s) -> Tensor:
+        """The first mask of each row, or what was written last if that is before, [b, 1]."""
+        new = (s.x == s.mask_id) | (s.written == s.nfe)  # at first the prompt, too
+        return new[s.live].int().argmax(-1, keepdim=True) * cached
+
+    @has(settled=0, asks=leftmost)
     def view(s, window: Window) -> Pass:
-        slots = torch.arange(window.end, device=s.x.device)
-        masked = s.x[s.live, : window.end] == s.mask_id  # [b, K]
-        new = masked | (s.written[s.live, : window.end] == s.nfe)  # at first the prompt, too
-        left = new.int().argmax(-1, keepdim=True) * cached  # [b, 1]
-        high, query = s.prompt_length + s.opened[s.live, None], slots[int(left.min()) :]
-        place = slots + window.end * masked  # [b, K]
-        mask = (place[:, query, None] >= place[:, None]) & (slots < high)[:, None]  # [b, Q, K]
-        own = (query >= left) & (query < high)  # [b, Q]
-        return Pass(query, slice(0, window.end), mask[:, None], own=own)
+        at = slice(min(left for (left,) in s.told[leftmost]), window.end)
+        slots, high = torch.arange(at.stop, device=s.x.device), s.prompt_length + s.opened[s.live]
+        open_to, query = high[:, None], slots[at]
+        place = slots + at.stop * (s.x[s.live, : at.stop] == s.mask_id)  # [b, K]
+        mask = (place[:, query, None] >= place[:, None]) & (slots < open_to)[:, None]  # [b, Q, K]
+        own = (query >= leftmost(s)) & (query < open_to)  # [b, Q]
+        return Pass(at, slice(0, at.stop), mask[:, None], own=own)
 
     return view
 

@@ -236,7 +236,7 @@ sparse: all layers see what the first keeps
 dllm-cache: the prompt is computed once a block
     forwards % prompt_interval_steps == 0  =>  window.age == 0
 dllm-cache: forwards are counted in each block anew
-    if trait(s.strategy.rule, "quota") and not s.told_some:  =>  if False:
+    if trait(s.strategy.rule, "quota") and not s.templated:  =>  if False:
 dllm-cache: a share of none renews values
     transfer_ratio > 0)  =>  True)
 dllm-cache: the tokens that changed least are renewed

@@ -34,7 +34,7 @@ def test_a_pass_of_training_has_the_logits_of_decoding(seed, context, shift, blo
     """Would catch a mask, a position or a row of training that decoding does not have: every step of a decode is found again in a pass
     over the finished answer and a noisy copy of it in the state of that step."""
     model, prompt = random_model(seed), random_prompt(seed, 5)
-    strategy = in_blocks(blocks_of(context, shift), 0.5, shift=shift, block_length=block)
+    strategy = in_blocks(blocks_of(context), 0.5, shift=shift, block_length=block)
     common = {"gen_length": 12, "block_length": block, "eos": "suppress"}
     final, seen = generate(model, prompt, strategy, **common).tokens[0, 5:], []
     for step in stream(prepare(model, prompt, strategy, common)):

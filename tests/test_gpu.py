@@ -16,8 +16,9 @@ def test_without_cuda_it_says_so_and_passes(capsys, monkeypatch):
     bench.main(["gpu"])
     first, *lines = capsys.readouterr().out.splitlines()
     assert "no CUDA here" in first and torch.__version__ in first
-    assert [re.match(r"ok +(\w+): ", line)[1] for line in lines] == ["tokens"] * 4 + ["waiting"] * 2
-    assert all(line.endswith(" 1 (at most 1)") for line in lines[4:])  # counted, not left at none
+    assert [re.match(r"ok +(\w+): ", line)[1] for line in lines] == ["tokens"] * 4 + ["waiting"] * 3
+    assert lines[4].endswith("a value that is asked for: waits 1 (at most 1, at least 1)")  # the control: a wait is noticed
+    assert all(line.endswith(" 1 (at most 1)") for line in lines[5:])  # counted, not left at none
 
 
 def test_the_first_failure_ends_it(capsys, monkeypatch):

@@ -19,7 +19,7 @@ contexts, shifts = st.sampled_from(["block", "token", "causal"]), st.sampled_fro
 
 
 def blocks(context="block", shift=0, parts=1, cached=True, threshold=0.5, **own) -> Strategy:
-    return in_blocks(blocks_of(context, shift, parts, cached), threshold, shift=shift, **own)
+    return in_blocks(blocks_of(context, parts, cached), threshold, shift=shift, **own)
 
 
 def test_what_finished_tokens_see():
@@ -93,9 +93,3 @@ def test_a_sub_block_is_written_before_the_next_is_opened_and_all_of_the_block_i
         block = (step.window.start - 3) // 8
         assert step.at.query.stop == 3 + (block + 1) * 8 and step.at.mask[..., -1, :].all()
         assert step.at.query.start <= step.window.start - shift
-
-
-def test_a_view_for_shifted_logits_wants_them():
-    """Would catch logits that are read a slot too late, in silence."""
-    with pytest.raises(ValueError, match="shift is 0, expected 1, as in its view"):
-        in_blocks(blocks_of("causal", 1), 0.9)

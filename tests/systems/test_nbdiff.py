@@ -38,7 +38,7 @@ def test_longer_blocks_are_not():
 def test_its_settings_are_those_of_its_parts():
     """Would catch a setting that is ignored."""
     for seed in range(4):
-        mine = in_blocks(blocks_of("causal", 1, 2), 0.4, 0.5, shift=1)
+        mine = in_blocks(blocks_of("causal", 2), 0.4, 0.5, shift=1)
         own = {"threshold": 0.4, "sub_blocks": 2, "block_add_threshold": 0.5, "block_length": 4}
         assert same(run(seed, "nbdiff", **own), run(seed, mine, block_length=4))
     assert len({tuple(answers(run(seed, "nbdiff"))[0]) for seed in range(5)}) >= 4

@@ -35,7 +35,7 @@ class Believer(Verifier):
 
 
 def one_by_one(seed: int, context: str, shift: int, *prompts, **own):
-    strategy = in_blocks(blocks_of(context, shift), 2.0, shift=shift)
+    strategy = in_blocks(blocks_of(context), 2.0, shift=shift)
     return run(seed, strategy, *prompts, block_length=1, **own)
 
 
@@ -77,14 +77,14 @@ def test_a_template_is_kept_and_read(seed, way):
     template = [mask, mask, 3, mask, 4, 5, mask, mask, mask, 6, mask, mask]
     own = {"eos": "suppress", "template": template, **GREEDY}
     mine = generate(random_model(seed), [1, 2, 3], "s2d2", context=context, shift=shift, block_length=4, **own)
-    theirs = generate(random_model(seed), [1, 2, 3], in_blocks(blocks_of(context, shift), 2.0, shift=shift), block_length=1, **own)
+    theirs = generate(random_model(seed), [1, 2, 3], in_blocks(blocks_of(context), 2.0, shift=shift), block_length=1, **own)
     assert mine.tokens.equal(theirs.tokens)
 
 
 def test_never_verifying_is_blocks_by_threshold():
     """Would catch a verifier that changes what it does not read, and a worth that nothing reaches but itself."""
     for seed in range(4):
-        plain = in_blocks(blocks_of("causal", 1), 0.5, shift=1)
+        plain = in_blocks(blocks_of("causal"), 0.5, shift=1)
         assert same(run(seed, "s2d2", threshold=0.5, worth=None), run(seed, "s2d2", threshold=0.5, worth=9.0), run(seed, plain))
         always, some = (run(seed, "s2d2", threshold=0.5, worth=worth) for worth in (0.0, 2.0))
         assert always.nfe % 2 == 0

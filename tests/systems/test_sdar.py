@@ -8,7 +8,7 @@ from strategies.blocks import blocks_of, in_blocks
 def test_its_settings_are_those_of_its_parts():
     """Would catch a setting that is ignored."""
     for seed in range(4):
-        mine = in_blocks(blocks_of("block", 0, 2), 0.4, 0.5)
+        mine = in_blocks(blocks_of("block", 2), 0.4, 0.5)
         assert same(
             run(seed, "sdar", threshold=0.4, sub_blocks=2, block_add_threshold=0.5, block_length=4), run(seed, mine, block_length=4)
         )
