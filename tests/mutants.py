@@ -349,7 +349,7 @@ prophet: the quota is that of the whole answer
 blocks: the prompt does not see all of itself
     "token": (P, 1)  =>  "token": (0, 1)
 blocks: a part is kept as it was while its block was open
-    min(begin(window.final), window.start - shift)  =>  min(window.final, window.start - shift)
+    min(begin(window.final), window.start - s.shift)  =>  min(window.final, window.start - s.shift)
 @ strategies/sdar.py: systems/test_sdar.py
 sdar: a finished token sees only what is before it
     blocks_of("block"  =>  blocks_of("token"
@@ -358,15 +358,15 @@ nbdiff: the prompt sees all of itself
     blocks_of("causal"  =>  blocks_of("token"
 @ strategies/fast_dllm_v2.py: systems/test_fast_dllm_v2.py
 fast-dllm-v2: the last token of a sub-block decides what is computed
-    s.x[s.live, start] ==  =>  s.x[s.live, end - 1] ==
+    s.masked()[..., 0]  =>  s.masked()[..., -1]
 @ strategies/card.py: systems/test_card.py
 card: the prompt sees all of itself
     block_mask(0, 1,  =>  block_mask(s.prompt_length, 1,
 @ strategies/wedlm.py: systems/test_wedlm.py
 wedlm: a mask sees only what is before it
-    place = slots + window.end * masked  =>  place = slots
+    place = slots + at.stop * (s.x[s.live, : at.stop] == s.mask_id)  =>  place = slots.expand(len(s.live), -1)
 wedlm: a token keeps the keys of its mask
-    new = masked | (s.written[s.live, : window.end] == s.nfe)  =>  new = masked | ((s.nfe == 0) & (slots >= 0))
+    | (s.written == s.nfe)  =>  | torch.full_like(s.given, s.nfe == 0)
 @ strategies/s2d2.py: systems/test_s2d2.py
 s2d2: the token behind the accepted run is the draft's
     torch.where(wanted[:, None], told, token)  =>  token
@@ -505,7 +505,7 @@ data: the first match counts
 data: a group is ignored
     next((group for group in last.groups() if group), last[0])  =>  last[0]
 data: an answer is cut at one of several texts
-    for end in self.until:  =>  for end in self.until[:1]:
+    for end in filter(None, until):  =>  for end in until[:1]:
 data: shots stand behind the question
     [*("\n".join(shot) for shot in self.shots), question]  =>  [question, *("\n".join(shot) for shot in self.shots)]
 @ lab/figures.py: test_data.py test_compare.py
