@@ -110,9 +110,9 @@ def loop(s: "Canvas") -> "Iterator[Step]":
         if strategy.choose:
             check_choice("choose", strategy.choose, chosen, candidates)
         commit, token = chosen
-        back = token == strategies.MASKED  # also of what would have been written now
+        back = token == strategies.MASKED
         token = token.masked_fill(back, s.mask_id)
-        back = back & commit & candidates
+        back &= commit & candidates & trait(strategy.rule, "revises")  # which is progress, too
         commit = commit & (token != s.x[live, span]) & ~s.given[live, span]
         stuck = able.any(-1) & ~(commit | back).any(-1)  # [b]
         unknown = (commit & (token != token.clamp(0, logits.shape[-1] - 1))).any(-1)  # [b]
