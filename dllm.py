@@ -359,11 +359,10 @@ class Canvas:
         return every.index_copy(1, cells, logits)
 
     def computed(self, window: Window, at: Pass) -> Window:
-        """The window widened to all of the answer that this pass computes; with gaps, as it is."""
+        """The window with all that this pass computes behind it; with gaps, as it is."""
         if isinstance(at.query, Tensor):
             return window
-        first = max(self.prompt_length, at.query.start + self.shift)
-        return replace(window, start=first, end=at.query.stop + self.shift)
+        return replace(window, end=max(window.end, at.query.stop))
 
     def open_cache(self) -> Cache:
         if self.cache is None:

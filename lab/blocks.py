@@ -38,6 +38,7 @@ from model import LLaDA, Pass
 from strategies import Count, Share, require
 from strategies.blocks import Context
 
+Rank = Annotated[int, (0, 2**14)]
 MATRICES = (*TARGETS, "ff_proj", "up_proj", "ff_out")
 
 
@@ -66,6 +67,7 @@ class Adaptation(Run):
     """What a finished model becomes in a short training.
 
     start: folder of the model to start from
+    adapter: LoRA adapter that is part of it; only all weights can be trained on
     rank: of the LoRA matrices; 0 trains all weights, and writes a model in place of an adapter
     block: tokens a block
     about: stories, or the tasks of the polish in their shares
@@ -78,16 +80,23 @@ class Adaptation(Run):
     polish: Share = 1.0
     processes: Annotated[int, (1, 64)] = 1
     start: str = "weights/tiny-ar"
-    rank: Annotated[int, (0, 2**14)] = 16
+    adapter: str | None = None
+    rank: Rank = 16
     block: Count = 8
     about: Literal["stories", "all"] = "stories"
 
     def __post_init__(self):
         super().__post_init__()
         load_config(self.start)
+        whole = "0 beside an adapter, which a second one could not be added to"
+        require(not (self.rank and self.adapter), "rank", self.rank, whole)
 
-    def begin(self) -> tuple[LLaDA, list[Optimizer]]:
-        model = load_model(self.start, None, "cpu", torch.float32)
+    def started(self) -> LLaDA:
+        """What it starts from, frozen."""
+        return load_model(self.start, self.adapter, "cpu", torch.float32)
+
+    def begin(self) -> tuple[nn.Module, list[Optimizer]]:
+        model = self.started()
         if self.rank:
             model.wte = WithMask(model.wte, model.config.mask_token_id)
             generator = torch.Generator().manual_seed(self.seed)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab.blocks import Adaptation, in_whole_blocks, streams
+from lab.blocks import Adaptation, Rank, in_whole_blocks, streams
 from lab.train import Batch
 from model import LLaDA
 from strategies import Count, Share
@@ -36,7 +36,7 @@ class Tuning(Adaptation):
 
     steps: Count = 30
     adam: Share = 1e-4
-    rank: Annotated[int, (0, 2**14)] = 0
+    rank: Rank = 0
     context: Context = "causal"
     shift: Annotated[int, (0, 1)] = 1
 

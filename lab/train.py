@@ -1,4 +1,4 @@
-"""Train the tiny model: `python -m lab.train`; others: `... ar|blocks|card|d2f|filter|grpo|r2ft`.
+"""Train the tiny model: `python -m lab.train`.
 
 Every answer token is supervised first, then LLaDA's masked-diffusion objective takes over:
 
@@ -52,6 +52,8 @@ from model import Config, LLaDA, Pass
 from strategies import Count, Share, check_settings, options, require
 from strategies.blocks import Context, context_mask
 
+# files of this folder, which `python -m lab.train KIND` runs
+KINDS = ("ar", "blocks", "card", "d2f", "filter", "finetune", "grpo", "r2ft", "rcd", "trajectory")
 CHECKPOINT = "checkpoint.safetensors"
 LOWER = "lower adam, or muon where there is one, and begin another run"
 Seed = Annotated[int, (0, 2**32)]
@@ -297,13 +299,20 @@ def two_stream_loss(model: LLaDA, batch: Batch, block: int, least: float, rng) -
     return score(logits, batch, masked, ratio)
 
 
-def diffusion_loss(model: LLaDA, batch: Batch, least: float, as_decoded: bool, rng) -> tuple:
-    """LLaDA's SFT objective: mask each answer token at a ratio, predict the masked ones."""
+def diffusion_loss(
+    model: LLaDA, batch: Batch, least: float, as_decoded: bool, rng, eos_masked: bool = False
+) -> tuple:
+    """LLaDA's SFT objective: mask each answer token at a ratio, predict the masked ones.
+
+    eos_masked: every EOS is a mask, and predicted, in each example, as dLLM-Var trains
+    """
     (B, P), A = batch.prompt.shape, batch.answer.shape[1]
     ratio, hidden, scored = draw_masks(B, A, least, as_decoded, rng)
-    if as_decoded:  # in half of them no EOS is in sight: it would tell where the answer ends
-        blind = torch.rand(B, 1, generator=rng) < 0.5
-        hidden = hidden | blind & (batch.answer == model.config.eos_token_id)
+    ends = batch.answer == model.config.eos_token_id
+    if eos_masked:
+        ratio, hidden, scored = ratio.masked_fill(ends, 1.0), hidden | ends, scored | ends
+    elif as_decoded:  # in half of them no EOS is in sight: it would tell where the answer ends
+        hidden = hidden | ends & (torch.rand(B, 1, generator=rng) < 0.5)
     noisy = batch.answer.masked_fill(hidden, model.config.mask_token_id)
     ids = torch.cat((batch.prompt, noisy), 1)  # [B, P + A]
     logits = model(ids, Pass(rows=slice(P, P + A)), start=batch.start)  # [B, A, V]
@@ -579,11 +588,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def command(arguments: list[str]) -> None:
-    known = arguments and arguments[0] in ("ar", "blocks", "card", "d2f", "filter", "grpo", "r2ft")
+    known = arguments and arguments[0] in KINDS
     kind, *arguments = arguments if known else ["train", *arguments]
     module = importlib.import_module(f"lab.{kind}")
     name = "lab.train" if kind == "train" else f"lab.train {kind}"
-    parser = Parser(prog=name, description=module.__doc__.splitlines()[0], allow_abbrev=False)
+    what = module.__doc__.splitlines()[0]
+    what += f" Others: `{name} KIND`, {' '.join(KINDS)}." if kind == "train" else ""
+    parser = Parser(prog=name, description=what, allow_abbrev=False)
     for option in options(module.Settings).values():
         parser.add_option(option, f" (default {option.default})")
     try:

@@ -246,7 +246,7 @@ KNOWN = (
     "editing", "conv", "learn2pd", "credit", "smoothing", "dinfer", "dkv", "sparse", "dllm_cache",
     "d3llm", "dllm_var", "freedave", "spiffy", "swift", "apd", "guided", "prism", "eb",
     "frechet", "klass", "wino", "dus", "spaced", "pc", "p2", "remdm", "prophet",
-    "sdar", "fast_dllm_v2", "nbdiff", "s2d2", "wedlm", "card",
+    "sdar", "fast_dllm_v2", "nbdiff", "s2d2", "wedlm", "card", "rcd",
 )  # fmt: skip
 
 

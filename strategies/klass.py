@@ -31,7 +31,7 @@ class Watch:
         waits = ~s.candidates(window).any(-1, keepdim=True)  # for other rows of the batch
         self.calm[live, span] = torch.where(waits, calm, (calm + 1) * (moved < self.limit))
         self.last[live, span] = torch.where(waits[..., None], last, now)
-        return logits[:, window.start - wide.start : window.end - wide.start]
+        return logits[:, : window.end - window.start]
 
 
 @named("klass")

@@ -14,16 +14,17 @@ from strategies.llada import serial
 SLACK = 1e-5  # of a confidence: as sure as the surest
 
 
-class Smoothing:
-    """Add what the forward before expected in the place of each mask it computed to its embedding.
+class Softened:
+    """Add to each mask's embedding what is made of what the forward before expected in its place.
 
     Masks behind the open block are among them, and keep what was expected into their own block.
     """
 
-    def __init__(self, weight: float, growth: float, max_weight: float):
-        require(weight <= max_weight, "weight", weight, f"at most max_weight={max_weight:g}")
-        self.weight, self.growth, self.most = weight, growth, max_weight
-        self.soft: Tensor | None = None  # [B, S, C]
+    soft: Tensor | None = None  # [B, S, C]
+
+    def expected(self, s, window: Window, logits: Tensor) -> Tensor:
+        """What to add to masks of which these logits [b, W, V] were computed: [b, W, C]."""
+        raise NotImplementedError
 
     def fits(self, s) -> None:
         if not hasattr(s.model, "wte"):
@@ -34,18 +35,30 @@ class Smoothing:
         return s.x.shape[1] * 4 * (s.model.config.d_model + 3 * s.model.config.vocab_size)
 
     def __call__(self, s, window: Window, at: Pass) -> Tensor:
-        table, live, wide = s.model.wte.weight, window.live, s.computed(window, at)  # [V, C]
+        live, wide = window.live, s.computed(window, at)
         if self.soft is None:
-            self.soft = table.new_zeros(*s.x.shape, table.shape[1])
+            self.soft = s.model.wte.weight.new_zeros(*s.x.shape, s.model.config.d_model)
         span = slice(wide.start, wide.end)
         logits = s.forward(wide, at, self.soft[live])  # [b, W, V]
         s.forbid(logits)
-        weight = (self.weight + self.growth * window.forwards).clamp(max=self.most)  # [b]
-        expected = (weight[:, None, None] * logits.float().softmax(-1)).to(table.dtype) @ table
-        expected = expected * (s.x[live, span] == s.mask_id)[..., None]
+        masked = (s.x[live, span] == s.mask_id)[..., None]
+        expected = self.expected(s, window, logits) * masked
         moves = s.candidates(window).any(-1)[:, None, None]  # a row that waits for others stays
         self.soft[live, span] = torch.where(moves, expected, self.soft[live, span])
-        return logits[:, window.start - wide.start : window.end - wide.start]
+        return logits[:, : window.end - window.start]
+
+
+class Smoothing(Softened):
+    """The mean of the embeddings, by a weight that grows."""
+
+    def __init__(self, weight: float, growth: float, max_weight: float):
+        require(weight <= max_weight, "weight", weight, f"at most max_weight={max_weight:g}")
+        self.weight, self.growth, self.most = weight, growth, max_weight
+
+    def expected(self, s, window: Window, logits: Tensor) -> Tensor:
+        table = s.model.wte.weight  # [V, C]
+        weight = (self.weight + self.growth * window.forwards).clamp(max=self.most)  # [b]
+        return (weight[:, None, None] * logits.float().softmax(-1)).to(table.dtype) @ table
 
 
 def sinking(threshold: float, fall: float | None) -> Callable[[Window, int], Tensor | float]:

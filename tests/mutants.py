@@ -173,7 +173,7 @@ credit: the mask earns credit
 smoothing: the weight grows anew in each block
     self.growth * window.forwards  =>  self.growth * (window.forwards * 0 + (window.age or 0))
 smoothing: only masks of the open block are softened
-    wide = s.model.wte.weight, window.live, s.computed(window, at)  =>  wide = s.model.wte.weight, window.live, window
+    wide = window.live, s.computed(window, at)  =>  wide = window.live, window
 smoothing: one token is written where several are as sure
     (best - SLACK)  =>  (best + SLACK)
 smoothing: a row is softened while it waits for others
@@ -356,6 +356,11 @@ sdar: a finished token sees only what is before it
 @ strategies/nbdiff.py: systems/test_nbdiff.py
 nbdiff: the prompt sees all of itself
     blocks_of("causal"  =>  blocks_of("token"
+@ strategies/rcd.py: systems/test_rcd.py
+rcd: the surer a guess, the more of the mask it replaces
+    return share * (p @  =>  return (1 - share) * (p @
+rcd: the mask stays
+    - mask.float())  =>  - 0 * mask.float())
 @ strategies/fast_dllm_v2.py: systems/test_fast_dllm_v2.py
 fast-dllm-v2: the last token of a sub-block decides what is computed
     s.masked()[..., 0]  =>  s.masked()[..., -1]
