@@ -244,7 +244,7 @@ TAKEN: set[str] = set()  # names of settings that every strategy has
 KNOWN = (
     "llada", "fast_dllm", "localleap", "streaming", "d2f", "dream", "ar", "hierarchy", "saber",
     "editing", "conv", "learn2pd", "credit", "smoothing", "dinfer", "dkv", "sparse", "dllm_cache",
-    "d3llm", "dllm_var", "freedave", "spiffy", "swift", "apd", "guided", "prism", "eb",
+    "mars", "d3llm", "dllm_var", "freedave", "spiffy", "swift", "apd", "guided", "prism", "eb",
     "frechet", "klass", "wino", "dus", "spaced", "pc", "p2", "remdm", "prophet",
     "sdar", "fast_dllm_v2", "nbdiff", "s2d2", "wedlm", "card", "rcd",
 )  # fmt: skip

@@ -17,7 +17,7 @@ LARGER = {
     "prism": 177,
     "smoothing": 110,
     "sparse": 85,
-    "dllm_cache": 90,
+    "dllm_cache": 106,  # with intervals of each layer, which mars sets
     "s2d2": 100,
     "pc": 65,
     "wedlm": 65,
