@@ -1,7 +1,7 @@
 """MARS-Cache (VidLaDA, arXiv 2601.17868), of text: dllm-cache with intervals of each layer's own.
 
-Left out on purpose: all that is about video, frames whose tokens see only their neighbours', and
-the anchors that join them. A prompt of text has no frames.
+Left out on purpose: frames whose tokens see only the neighbouring ones, and the anchors that join
+them. A prompt of text has no frames.
 """
 
 from typing import Annotated
@@ -12,11 +12,12 @@ from strategies.fast_dllm import Threshold, threshold_rule
 from strategies.llada import serial
 
 
-def slower(pyramid: float, layers: int) -> list[float]:
-    """By how much longer the intervals of each layer are than the last one's: evenly from
-    `pyramid` down to 1, so that no layer is refreshed more often than one above it."""
+def intervals(steps: int, pyramid: float, layers: int) -> list[int]:
+    """Every how many forwards each layer is refreshed: the last every `steps`, and evenly less and
+    less often down to the first, whose interval is `pyramid` times as long."""
     last = layers - 1
-    return [1 + (pyramid - 1) * (last - layer) / max(last, 1) for layer in range(layers)]
+    depths = [(last - layer) / max(last, 1) for layer in range(layers)]  # 1 for the first, 0
+    return [round(steps * (1 + (pyramid - 1) * depth)) for depth in depths]
 
 
 @named("mars")
@@ -27,19 +28,18 @@ def mars(
     transfer_ratio: Share = 0.25,
     threshold: Threshold = None,
 ) -> Strategy:
-    """MARS-Cache (VidLaDA, arXiv 2601.17868), of text: dllm-cache, but the layers nearest to the
-    tokens are refreshed less often than those nearest to the logits.
+    """MARS-Cache (VidLaDA, arXiv 2601.17868), of text: dllm-cache, but the first layers are
+    refreshed less often than the last.
 
     prompt_interval_steps: the last layer recomputes the prompt every so many forwards, under a
         threshold of a block
-    gen_interval_steps: it recomputes the whole answer every so many forwards, likewise
+    gen_interval_steps: the last layer recomputes the whole answer every so many forwards, likewise
     pyramid: how many times as long the first layer's intervals are; 1 for all alike, as dllm-cache
     transfer_ratio: share of the answer that each layer recomputes in between, 0 to 1
     """
-    own = prompt_interval_steps, gen_interval_steps
+    last = prompt_interval_steps, gen_interval_steps
 
-    def intervals(layers: int) -> list[tuple[int, int]]:
-        """Of each layer, in whole forwards."""
-        return [tuple(round(steps * times) for steps in own) for times in slower(pyramid, layers)]
+    def each(layers: int) -> list[tuple[int, int]]:
+        return [*zip(*(intervals(steps, pyramid, layers) for steps in last))]
 
-    return Strategy(threshold_rule(threshold), refreshed(intervals, transfer_ratio), serial)
+    return Strategy(threshold_rule(threshold), refreshed(each, transfer_ratio), serial)

@@ -234,13 +234,26 @@ sparse: all layers see what the first keeps
     kept, mask = layer.cache.kept, layer.at.mask  =>  kept, mask = layer.cache.kept.sort().values[:, :1].expand_as(layer.cache.kept), layer.at.mask
 @ strategies/dllm_cache.py: systems/test_dllm_cache.py
 dllm-cache: the prompt is computed once a block
-    forwards % prompt_interval_steps == 0  =>  window.age == 0
+    (forwards % p == 0,  =>  (window.age == 0,
 dllm-cache: forwards are counted in each block anew
     if trait(s.strategy.rule, "quota") and not s.templated:  =>  if False:
 dllm-cache: a share of none renews values
     transfer_ratio > 0)  =>  True)
 dllm-cache: the tokens that changed least are renewed
     alike.argsort(stable=True)  =>  alike.argsort(stable=True, descending=True)
+dllm-cache: a layer that leaves out the prompt chooses among its positions, too
+    start = max(plan)[0] - first  =>  start = 0
+dllm-cache: the values of a prompt that is left out are renewed
+    cache.v[:, :, here] = v  =>  cache.v[:, :, at.query] = block.split(block.v_proj(block.attn_norm(h)), block.kv_heads)
+dllm-cache: the first layer compares, too
+    plan[0] = plan[0][0], G  =>  plan[0] = plan[0]
+@ strategies/mars.py: systems/test_mars.py
+mars: the pyramid stands on its head
+    (last - layer) / max(last, 1)  =>  layer / max(last, 1)
+mars: the first layers have the answer's intervals of the last
+    intervals(steps, pyramid, layers) for steps in last  =>  intervals(steps, pyramid if i == 0 else 1, layers) for i, steps in enumerate(last)
+mars: prompt and answer have each other's intervals
+    last = prompt_interval_steps, gen_interval_steps  =>  last = gen_interval_steps, prompt_interval_steps
 @ strategies/d3llm.py: systems/test_d3llm.py
 d3llm: a block is kept one forward too early
     (seen > delay)  =>  (seen >= delay)
