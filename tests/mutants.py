@@ -249,11 +249,11 @@ dllm-cache: the first layer compares, too
     plan[0] = plan[0][0], G  =>  plan[0] = plan[0]
 @ strategies/mars.py: systems/test_mars.py
 mars: the pyramid stands on its head
-    (last - layer) / max(last, 1)  =>  layer / max(last, 1)
-mars: the first layers have the answer's intervals of the last
-    intervals(steps, pyramid, layers) for steps in last  =>  intervals(steps, pyramid if i == 0 else 1, layers) for i, steps in enumerate(last)
+    tiers * (layers - 1 - layer) // layers  =>  tiers * layer // layers
+mars: the answer's intervals are the same in all layers
+    intervals(steps, tiers, layers) for steps in own  =>  intervals(steps, 1 if i else tiers, layers) for i, steps in enumerate(own)
 mars: prompt and answer have each other's intervals
-    last = prompt_interval_steps, gen_interval_steps  =>  last = gen_interval_steps, prompt_interval_steps
+    own = prompt_interval_steps, gen_interval_steps  =>  own = gen_interval_steps, prompt_interval_steps
 @ strategies/d3llm.py: systems/test_d3llm.py
 d3llm: a block is kept one forward too early
     (seen > delay)  =>  (seen >= delay)

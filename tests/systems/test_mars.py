@@ -13,58 +13,58 @@ from shared import LENGTHS, answers, refused, run, same, seeds
 from strategies import STRATEGIES, build, trait
 from strategies.mars import intervals
 
-steps, pyramids = st.integers(1, 9), st.sampled_from([1.0, 1.3, 2.0, 3.0, 8.0])
+steps, tiers = st.integers(1, 9), st.integers(1, 5)
 shares, thresholds = st.sampled_from([0.0, 0.25, 1.0]), st.sampled_from([None, 0.5])
 DEEP = {"layers": 4}  # of two layers the first has its answer always, and there would be no pyramid of answers
 
 
 @given(seeds, steps, steps, shares, thresholds)
-def test_without_a_pyramid_it_is_dllm_cache(seed, prompt, gen, share, threshold):
+def test_of_one_tier_it_is_dllm_cache(seed, prompt, gen, share, threshold):
     """Would catch intervals that are not those of the last layer, and a setting that is not handed on: tokens, forwards and rows."""
     settings = {"prompt_interval_steps": prompt, "gen_interval_steps": gen, "transfer_ratio": share, "threshold": threshold}
-    mine, other = (run(seed, name, **DEEP, **own, **settings) for name, own in (("mars", {"pyramid": 1.0}), ("dllm-cache", {})))
+    mine, other = (run(seed, name, **DEEP, **own, **settings) for name, own in (("mars", {"tiers": 1}), ("dllm-cache", {})))
     assert same(mine, other) and mine.written.equal(other.written) and mine.rows == other.rows
 
 
-@given(seeds, st.sampled_from([1.0, 1.2, 1.49]), thresholds)
-def test_what_refreshes_always_is_no_cache(seed, pyramid, threshold):
-    """Would catch a layer that lags behind though no interval is longer than a forward: 1.49 is rounded down to one."""
-    always = {"prompt_interval_steps": 1, "gen_interval_steps": 1, "pyramid": pyramid, "threshold": threshold}
+@given(seeds, thresholds)
+def test_what_refreshes_always_is_no_cache(seed, threshold):
+    """Would catch a layer that lags behind though no interval is longer than a forward; also if all of the answer is computed by its share."""
+    always = {"prompt_interval_steps": 1, "gen_interval_steps": 1, "tiers": 1, "threshold": threshold}
     none, mine = run(seed, "fast-dllm", cache="none", threshold=threshold, **DEEP), run(seed, "mars", **always, **DEEP)
     assert same(mine, none) and mine.rows == none.rows
     assert same(run(seed, "mars", **always | {"gen_interval_steps": 9, "transfer_ratio": 1.0}, **DEEP), none)
 
 
-@given(st.integers(1, 10**6), st.floats(1, 10**6), st.integers(1, 64))
-def test_intervals_never_grow_with_depth(interval, pyramid, layers):
-    """Would catch a deep layer that is refreshed less often than one that it reads, and a pyramid that does not end in what is asked for."""
-    own = intervals(interval, pyramid, layers)
+@given(st.integers(1, 10**6), st.integers(1, 16), st.integers(1, 64))
+def test_intervals_never_grow_with_depth(interval, tiers, layers):
+    """Would catch a deep layer that is refreshed less often than one that it reads, or in other forwards: what is new would stop there; and
+    tiers that are not alike in size."""
+    own = intervals(interval, tiers, layers)
     assert len(own) == layers and own == sorted(own, reverse=True) and own[-1] == interval
-    assert layers == 1 or own[0] == pytest.approx(interval * pyramid, abs=0.5001)
-    assert all(type(each) is int for each in own)  # forwards are counted
+    assert all(one % other == 0 for one, other in zip(own, own[1:]))
+    if tiers <= layers:
+        sizes = [own.count(interval * 2**tier) for tier in range(tiers)]
+        assert sum(sizes) == layers and max(sizes) - min(sizes) <= 1
 
 
-@given(steps, steps, pyramids, pyramids)
-def test_a_steeper_pyramid_never_computes_more(prompt, gen, one, other):
+@given(steps, steps, tiers, tiers)
+def test_more_tiers_never_compute_more(prompt, gen, one, other):
     """Would catch a pyramid that shortens intervals."""
-    rows = [
-        run(0, "mars", prompt_interval_steps=prompt, gen_interval_steps=gen, pyramid=pyramid, **DEEP).rows
-        for pyramid in sorted((one, other))
-    ]
-    assert rows[0] >= rows[1]
+    few, many = (run(0, "mars", prompt_interval_steps=prompt, gen_interval_steps=gen, tiers=n, **DEEP) for n in sorted((one, other)))
+    assert few.rows >= many.rows
 
 
-SMALL = {"prompt_interval_steps": 4, "gen_interval_steps": 2, "pyramid": 2.0}  # of three layers: the prompt 8, 6, 4; the answer 4, 3, 2
+SMALL = {"prompt_interval_steps": 3, "gen_interval_steps": 2, "tiers": 3}  # of three layers: the prompt 12, 6, 3; the answer 8, 4, 2
 
 
 def test_rows_are_those_it_computes():
     """Would catch positions counted in layers that leave them out. A prompt of 6, an answer of 24, of which a quarter is 6; the first layer
     has all of the answer in every forward."""
-    assert (intervals(4, 2.0, 3), intervals(2, 2.0, 3)) == ([8, 6, 4], [4, 3, 2])
+    assert (intervals(3, 3, 3), intervals(2, 3, 3)) == ([12, 6, 3], [8, 4, 2])
     took = list(decode(random_model(1, n_layers=3), random_prompt(1, 6), "mars", **SMALL, **LENGTHS))[:9]
-    by_layer = [(30, 30, 30), (24, 6, 6), (24, 6, 24), (24, 24, 6), (24, 6, 30), (24, 6, 6), (24, 30, 24), (24, 6, 6), (30, 6, 30)]
-    assert [step.rows for step in took] == [sum(layers) / 3 for layers in by_layer]
-    assert [step.at.query.start == 0 for step in took] == [turn in (0, 4, 6, 8) for turn in range(9)]
+    by_layer = [(30, 30, 30), (24, 6, 6), (24, 6, 24), (24, 6, 12), (24, 24, 24), (24, 6, 6), (24, 12, 30), (24, 6, 6), (24, 24, 24)]
+    assert [step.rows for step in took] == [sum(layers) // 3 for layers in by_layer]
+    assert [step.at.query.start == 0 for step in took] == [turn % 3 == 0 for turn in range(9)]
 
 
 @pytest.mark.parametrize("threshold", [None, 0.5])
@@ -78,16 +78,16 @@ def test_a_layer_is_refreshed_in_its_own_forwards_and_in_no_other(threshold):
             break  # finished: its row is gone
         forwards, now = turn if threshold is None else step.window.age, canvas.cache.added[:, 0].clone()
         moved = (now != before).any(-1)  # [layers, S]
-        assert moved[:, :6].any(-1).tolist() == [forwards % each == 0 for each in (8, 6, 4)]
-        assert all(moved[layer, 6:].sum() <= 6 for layer, each in ((1, 3), (2, 2)) if forwards % each)
+        assert moved[:, :6].any(-1).tolist() == [forwards % each == 0 for each in (12, 6, 3)]
+        assert all(moved[layer, 6:].sum() <= 6 for layer, each in ((1, 4), (2, 2)) if forwards % each)
         before = now
     assert turn > 6
 
 
-@given(seeds, pyramids, thresholds)
-def test_a_row_of_a_batch_is_the_row_alone(seed, pyramid, threshold):
+@given(seeds, tiers, thresholds)
+def test_a_row_of_a_batch_is_the_row_alone(seed, tiers, threshold):
     """Would catch a plan that goes by the longest prompt, or by another row's forwards; of more layers than all strategies are tested with."""
-    own = {"prompt_interval_steps": 3, "gen_interval_steps": 2, "pyramid": pyramid, "threshold": threshold}
+    own = {"prompt_interval_steps": 3, "gen_interval_steps": 2, "tiers": tiers, "threshold": threshold}
     prompts = [random_prompt(seed + row, 3 + 2 * row) for row in range(3)]
     together = run(seed, "mars", *prompts, **own, **DEEP)
     for row, prompt in enumerate(prompts):
@@ -105,10 +105,10 @@ def test_it_differs_where_it_approximates(monkeypatch):
     def unlike(some, others):
         return sum(not one.tokens.equal(other.tokens) for one, other in zip(some, others))
 
-    alike, steep = decoded("dllm-cache"), decoded("mars", pyramid=4.0)
+    alike, steep = decoded("dllm-cache"), decoded("mars", tiers=3)
     assert unlike(alike, steep) >= 3 and all(one.rows > other.rows for one, other in zip(alike, steep))
     monkeypatch.setattr(strategies.mars, "intervals", lambda *given: intervals(*given)[::-1])
-    reversed_ = decoded("mars", pyramid=4.0)
+    reversed_ = decoded("mars", tiers=3)
     assert unlike(steep, reversed_) >= 3 and steep[0].rows != reversed_[0].rows
 
 
@@ -120,7 +120,7 @@ def test_its_memory_is_that_of_dllm_cache():
 
 def test_what_makes_no_sense_is_refused():
     """Would catch a pyramid on its head that is asked for, and one that is silently left out."""
-    refused(random_model(0), "mars", "pyramid is 0.5, expected at least 1", pyramid=0.5)
+    refused(random_model(0), "mars", "tiers is 0, expected between 1 and 16", tiers=0)
     refused(random_model(0), "mars", "gen_interval_steps is 0, expected at least 1", gen_interval_steps=0)
-    refused(random_model(0), "dllm-cache", "strategy dllm-cache has no setting pyramid: that is a setting of mars", pyramid=2.0)
+    refused(random_model(0), "dllm-cache", "strategy dllm-cache has no setting tiers: that is a setting of mars", tiers=2)
     assert "mars" in STRATEGIES
