@@ -44,6 +44,7 @@ CASES = [
     ("dkv", {}),
     ("sparse", {}),  # whose layers run in a way of their own, and see slots of their own
     ("dllm-cache", {}),  # the same, of other positions each
+    ("mars", {}),  # and other ones in each layer
     ("d3llm", {}),
     ("freedave", {}),
     ("swift", {"skip": "0"}),
