@@ -90,7 +90,7 @@ CASES = [
     *[("nbdiff", {"cache": cache, "threshold": 0.5, "block_add_threshold": add}) for cache in ("none", "exact") for add in (None, 0.3)],
     ("nbdiff", {"cache": "exact", "threshold": 0.5, "cfg_scale": 0.7, "sub_blocks": 4, "block_length": 2}),
     *[("rcd", {"cache": cache, "threshold": 0.5}) for cache in ("none", "exact")],
-    ("rcd", {"context": "block", "shift": 0, "threshold": 0.5, "block_add_threshold": 0.3, "cfg_scale": 0.7}),
+    ("rcd", {"cache": "exact", "context": "block", "shift": 0, "threshold": 0.5, "block_add_threshold": 0.3, "cfg_scale": 0.7}),
     *[("fast-dllm-v2", {"cache": c, "threshold": 0.5, "sub_blocks": 2, "block_length": 4}) for c in ("none", "exact", "dual")],
     ("s2d2", {}),
     *[("card", {"cache": cache, "threshold": 0.5}) for cache in ("none", "exact")],
