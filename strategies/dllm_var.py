@@ -9,8 +9,10 @@ from strategies.llada import serial
 
 def growing(s, window: Window) -> Pass:
     """Nothing stands behind the block yet; what is before it is computed until final, and then no
-    more."""
-    return Pass(slice(window.final, window.end), slice(0, window.end))
+    more. Beside templates it is computed anew with each block: other rows may have opened one that
+    this row, given it whole, would have left out."""
+    first = 0 if s.templated and window.age == 0 else window.final
+    return Pass(slice(first, window.end), slice(0, window.end))
 
 
 @named("dllm-var")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import Scores
+from kernels import LARGEST, Scores
 from strategies import Rule, Strategy, Sure, Window, has, named
 from strategies.fast_dllm import CacheSetting, cached
 from strategies.llada import serial
@@ -20,6 +20,7 @@ def edit_rule(threshold: float, edit_threshold: float) -> Rule:
     def rule(scores: Scores, candidates: Tensor, window: Window) -> tuple[Tensor, Tensor]:
         moves = window.must.any(-1, keepdim=True).expand_as(window.must).reshape(-1, 1)  # [N, 1]
         edit = ~candidates & moves & (scores.confidence > edit_threshold)
+        edit &= scores.doubt < LARGEST  # an EOS that eos="defer" holds back
         return candidates & (scores.confidence >= threshold) | edit, scores.token
 
     return rule

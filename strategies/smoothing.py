@@ -41,8 +41,10 @@ class Softened:
         span = slice(wide.start, wide.end)
         logits = s.forward(wide, at, self.soft[live])  # [b, W, V]
         s.forbid(logits)
-        masked = (s.x[live, span] == s.mask_id)[..., None]
-        expected = self.expected(s, window, logits) * masked
+        masked = s.x[live, span] == s.mask_id  # [b, W]
+        if window.age is None:  # blocks in flight, of which other rows may have opened more
+            masked = s.candidates(wide)
+        expected = self.expected(s, window, logits) * masked[..., None]
         moves = s.candidates(window).any(-1)[:, None, None]  # a row that waits for others stays
         self.soft[live, span] = torch.where(moves, expected, self.soft[live, span])
         return logits[:, : window.end - window.start]

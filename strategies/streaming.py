@@ -26,6 +26,8 @@ def pruned(view: View, window_size: int | None) -> View:
         every = isinstance(at.query, slice) and at.visible in (None, slice(0, S))
         if not every or at != Pass(at.query, at.visible):
             raise ValueError("a view can be pruned that shows all slots, without a mask or gaps")
+        if s.templated and window.age == 0:  # other rows may have opened what this one was given
+            at = at._replace(query=slice(0, at.query.stop))
         near = window.end + kept_suffix(window, window_size) - 1
         if near == S - 1:
             return at

@@ -369,6 +369,15 @@ sdar: a finished token sees only what is before it
 @ strategies/nbdiff.py: systems/test_nbdiff.py
 nbdiff: the prompt sees all of itself
     blocks_of("causal"  =>  blocks_of("token"
+@ strategies/dllm_var.py: test_templates.py
+dllm-var: beside templates what was computed stays as it was
+    0 if s.templated and window.age == 0 else window.final  =>  window.final
+@ strategies/streaming.py: test_templates.py
+streaming: beside templates what was computed stays as it was
+    if s.templated and window.age == 0:  =>  if False:
+@ strategies/smoothing.py: test_templates.py
+smoothing: what another row has opened is softened in this one, too
+    if window.age is None:  =>  if False:
 @ strategies/rcd.py: systems/test_rcd.py
 rcd: the surer a guess, the more of the mask it replaces
     return share * (p @  =>  return (1 - share) * (p @

@@ -343,7 +343,7 @@ def test_by_default_a_model_of_ones_own_meets_those_that_need_no_more(capsys, tm
     own = shutil.copytree(TINY, tmp_path / "own")
     args = bench.command_line().parse_args(["compare", "--model", str(own)])
     chosen, left_out = contenders.chosen_contenders(args)
-    need = {"ar", "apd", "card", "d2f", "fast-dllm-v2", "guided", "learn2pd", "nbdiff", "pc", "s2d2", "spiffy", "wedlm"}
+    need = {"ar", "apd", "card", "d2f", "fast-dllm-v2", "guided", "learn2pd", "nbdiff", "pc", "rcd", "s2d2", "spiffy", "wedlm"}
     assert need & set(STRATEGIES) == set(left_out)
     assert [c.label for c in chosen] == [name for name in STRATEGIES if name not in left_out]
     args = bench.command_line().parse_args(["compare", "--model", str(TINY)])

@@ -73,6 +73,17 @@ def test_templates_of_a_batch_equal_each_alone(case):
     assert answers(batch)[row] == answers(alone)[0] and batch.forwards[row] == alone.nfe == alone.forwards[0]
 
 
+@some_cases
+def test_a_block_that_one_row_was_given_whole_changes_nothing_for_it(case):
+    """Would catch keys and values that are final since a forward in which other rows had holes, and this row, alone, would have run none."""
+    (strategy, settings), number = case, SOME.index(case)
+    prompts, text = [random_prompt(number + i, length) for i, length in enumerate((9, 3))], random_prompt(number, 24)
+    templates = [[MASK] * 6 + text[6:16] + [MASK] * 8, [*text[:5], *[MASK] * 14, *text[19:]]]
+    own = {"eos": EOS_POLICIES[number % 4], **settings, **GREEDY}
+    batch, alone = (fill(number, strategy, t, *p, **own) for t, p in ((templates, prompts), (templates[0], prompts[:1])))
+    assert answers(batch)[0] == answers(alone)[0] and batch.forwards[0] == alone.nfe
+
+
 def test_the_rules_that_revise_would_change_what_is_given():
     """The control: without the canvas's protection, token editing and Saber do write to given cells."""
     changed = dict.fromkeys([name for name in ("editing", "saber") if name in STRATEGIES], 0)
