@@ -14,7 +14,7 @@ either direction that was not asked to go on alone. Left out on purpose: time, n
 import contextlib
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from unittest.mock import patch
 
 import torch
@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 waits: Counter[str] = Counter()  # "operator: file:line" -> times
 WAITING = {"_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal", "_unique2"}
@@ -53,6 +52,13 @@ def wrap(tensor: Tensor) -> Sim:
 
 def unwrap(tensor):
     return tensor.inner if isinstance(tensor, Sim) else tensor
+
+
+def each(change: Callable, value):
+    """A value with all in its lists and tuples changed; torch's tree_map takes thrice as long."""
+    if isinstance(value, (tuple, list)):
+        return type(value)([each(change, part) for part in value])
+    return change(value)
 
 
 def is_sim(device) -> bool:
@@ -87,7 +93,10 @@ def does_wait(function, name: str, arguments: tuple, named: dict) -> bool:
 def run(function, arguments: tuple, named: dict):
     """An operator, on the tensors inside."""
     name = function._schema.name.split("::")[1].rstrip("_")
-    tensors = [t for t in tree_flatten((arguments, named))[0] if isinstance(t, Tensor)]
+    tensors: list[Tensor] = []
+    each(
+        lambda t: tensors.append(t) if isinstance(t, Tensor) else None, [arguments, *named.values()]
+    )
     ours = [t for t in tensors if isinstance(t, Sim)]
     if ours and name not in COPIES and any(t.dim() for t in tensors if not isinstance(t, Sim)):
         waited(name)
@@ -98,10 +107,11 @@ def run(function, arguments: tuple, named: dict):
     if (ours or name in COPIES and on_device) and does_wait(function, name, arguments, named):
         waited(name)
     named = named | ({"device": torch.device("cpu")} if named.get("device") is not None else {})
-    out = function(*tree_map(unwrap, arguments), **tree_map(unwrap, named))
+    named = {key: each(unwrap, value) for key, value in named.items()}
+    out = function(*each(unwrap, arguments), **named)
     if function._schema.name.endswith("_") and isinstance(arguments[0], Tensor):
         return arguments[0]
-    return tree_map(lambda t: Sim(t) if isinstance(t, Tensor) and on_device else t, out)
+    return each(lambda t: Sim(t) if isinstance(t, Tensor) and on_device else t, out)
 
 
 class Operators(TorchDispatchMode):
