@@ -13,7 +13,7 @@ from course import figures, rank
 from course.__main__ import main
 from course.grade.bugs import MUTANTS, breaks
 from course.grading import grade, load
-from test_course import COURSE, ENDLESS, ROOT, SOLUTIONS, changed, impatient  # noqa: F401
+from test_course import COURSE, ENDLESS, ROOT, SOLUTIONS, changed, forked, impatient  # noqa: F401
 from test_docs import PAGES
 
 BUGS = sorted(file.stem for file in (COURSE / "bugs").glob("*.py"))
@@ -166,12 +166,13 @@ def test_a_property_that_everything_breaks_is_told_so(tmp_path):
     assert found["check"] == "no other" and "it is False for b2, b3, b4, b5, too" in found["message"], found
 
 
-def test_a_bug_is_asked_for_by_its_name(tmp_path, capfd):
+@pytest.mark.usefixtures("forked")
+def test_a_bug_is_asked_for_by_its_name(tmp_path, capsys):
     """Would catch a number that is no exercise's, and a student's folder in which bugs are not found."""
     (tmp_path / "bugs").mkdir()
     shutil.copy(SOLUTIONS / "bugs" / "b6_fast_prompts.py", tmp_path / "bugs")
     assert main(["b6", "--in", str(tmp_path)]) == 0
-    assert "Bug b6: tokens per second grow" in capfd.readouterr().out
+    assert "Bug b6: tokens per second grow" in capsys.readouterr().out
 
 
 # --- the leaderboard

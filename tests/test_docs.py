@@ -18,11 +18,11 @@ from course import rank
 from course.grade import sft_loss
 from lab import bench, calibrate, command_line, contenders, filter, gallery, likelihood, trace, train
 from strategies import STRATEGIES, options
+from test_course import SOLUTIONS, solution
 from test_goldens import BASELINES, CASES, DREAM, RELATED, SOURCES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "course" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SOLUTIONS = ROOT / "course" / "solutions"
 COMMANDS = [
     (page.name, line.strip())
     for page in [*PAGES, *sorted((ROOT / "course").glob("[0-9]*.py"))]
@@ -211,7 +211,8 @@ def furnish_data(words: list[str]) -> None:
 
 def course_command(words, monkeypatch) -> None:
     """The same of the course, whose exercises are solved: python -m course, course.grade.sft_loss."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the processes that grade
+    # what grades in a process of its own, and what is graded, test_course.py looks at
+    monkeypatch.setattr(course, "graded", lambda files: [solution(file.stem) for file in files])
     monkeypatch.setattr(rank, "ASKED", rank.ASKED | {"limit": 1})
     if words[0] == "course.grade.sft_loss":
         monkeypatch.setattr(sys, "argv", [*words[:-1], "1"])
