@@ -1,9 +1,11 @@
 """What a strategy's page says one will see is what one sees: every "Try" is typed in, on the embedded model."""
 
 import functools
+import io
 import json
 import re
 import shlex
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -24,9 +26,14 @@ def page_of(name: str) -> str:
     return (ROOT / "docs" / f"{name}.md").read_text()
 
 
+def first_command(page: str) -> str:
+    """The page's command, which its tries add to."""
+    return re.search(r"^    (python dllm\.py .*)$", page, re.MULTILINE)[1]
+
+
 def command_of(page: str) -> list[str]:
-    """What follows dllm.py in the page's command, which its tries add to."""
-    return shlex.split(re.search(r"^    python dllm\.py (.*)$", page, re.MULTILINE)[1])
+    """What follows dllm.py in it."""
+    return shlex.split(first_command(page))[2:]
 
 
 def try_of(page: str) -> tuple[list[str], str]:
@@ -55,38 +62,45 @@ def judged(text: str) -> str:
     return "34" if text == RIGHT else "34, by wrong sums" if number == "34" else f"{number}, wrong"
 
 
-def seen(command: list[str], flags: str, capsys, monkeypatch) -> tuple[str, str]:
+@functools.cache
+def printed(*arguments: str) -> tuple[str, str]:
+    """What the command line says to these arguments, on stdout and stderr: always the same."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        command_line.main([*arguments, "--json"])
+    return out.getvalue(), err.getvalue()
+
+
+def seen(command: list[str], flags: str, monkeypatch) -> tuple[str, str]:
     """What whoever types in these flags gets: the line of the table as it should be, and the text of the answer."""
     monkeypatch.setattr(command_line, "load_model", load_model)
     monkeypatch.setattr(command_line, "load_tokenizer", load_tokenizer)
-    command_line.main([*command, *shlex.split(flags), "--json"])
-    printed = capsys.readouterr()
-    text, counters = printed.out.strip(), json.loads(printed.err)
+    out, err = printed(*command, *shlex.split(flags))
+    text, counters = out.strip(), json.loads(err)
     first = f"`{flags}`" if flags else "nothing"
     return f"| {first} | {judged(text)} | {counters['forwards']} | {counters['rows']} |", text
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_what_a_page_lets_one_try_is_what_one_sees(name, capsys, monkeypatch):
+def test_what_a_page_lets_one_try_is_what_one_sees(name, monkeypatch):
     """Would catch a Try that is not so, or no longer: another answer, more forwards, other rows, a flag that is refused. To mend it,
     paste what this test expects, and read whether the words below the table are still true."""
     page = page_of(name)
     lines, words = try_of(page)
     assert lines[:2] == HEAD and lines[2].startswith("| nothing |") and len(lines) >= 4
-    expected, texts = zip(*(seen(command_of(page), added(line), capsys, monkeypatch) for line in lines[2:]))
+    expected, texts = zip(*(seen(command_of(page), added(line), monkeypatch) for line in lines[2:]))
     assert lines == [*HEAD, *expected]
     assert len({line.split(" | ", 1)[1] for line in expected}) > 1, "all look alike: nothing is shown"
     assert numbers(words) <= numbers(" ".join([*lines, *texts, *command_of(page)])), "a number that nobody sees"
 
 
 @pytest.mark.parametrize("true, false", [("34, by wrong sums", "34"), ("| 8 | 1440 |", "| 7 | 1440 |"), ("1440", "1441")])
-def test_a_page_that_is_wrong_is_found_out(true, false, capsys, monkeypatch):
+def test_a_page_that_is_wrong_is_found_out(true, false, monkeypatch):
     """Negative control for the test above: it must fail if a page claims another answer, fewer forwards, or more rows."""
     page = page_of("llada")
     assert page.count(true) == 1
     monkeypatch.setitem(globals(), "page_of", lambda name: page.replace(true, false))
     with pytest.raises(AssertionError):
-        test_what_a_page_lets_one_try_is_what_one_sees("llada", capsys, monkeypatch)
+        test_what_a_page_lets_one_try_is_what_one_sees("llada", monkeypatch)
 
 
 def test_every_page_asks_the_same_question_that_no_model_was_trained_on():
