@@ -112,9 +112,9 @@ GREEDY = {"temperature": 0.0}  # also where a strategy samples by default
 
 
 def name_of(case: tuple[str, dict]) -> str:
-    """What pytest calls a case: its strategy and settings, but for other models and files."""
+    """What pytest calls a case: its strategy and settings, but for other models and files, whose names change."""
     name, settings = case
-    return "-".join([name, *(f"{k}={v}" for k, v in settings.items() if k not in ("guide", "filter"))])
+    return "-".join([name, *(f"{k}={v}" for k, v in settings.items() if k not in ("guide", "filter", "frequencies"))])
 
 
 every_case = pytest.mark.parametrize("case", CASES, ids=map(name_of, CASES))

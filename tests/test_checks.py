@@ -65,7 +65,7 @@ def test_arrays_of_numpy_are_taken(model):
         ([{"role": "user"}], "the prompt holds {'role': 'user'}, which is no token id"),
         (None, "prompt is None, expected token ids: a list, a list of lists, or a tensor"),
         (5, "prompt is 5, expected token ids"),
-        (object(), "prompt is <object object at"),
+        (print, "prompt is <built-in function print>"),
         (torch.tensor(5), "prompt is a tensor int64 [], expected token ids"),
         (torch.Tensor, "prompt is <class 'torch.Tensor'>, expected token ids"),
         (torch.zeros(1, 3, dtype=torch.int64, device="meta"), "prompt is a tensor int64 [1, 3], expected token ids"),

@@ -11,8 +11,8 @@ import pytest
 
 from course import figures, rank
 from course.__main__ import main
-from course.grade.bugs import MUTANTS, breaks
-from course.grading import grade, load
+from course.grade.bugs import MUTANTS
+from course.grading import grade
 from test_course import COURSE, ENDLESS, ROOT, SOLUTIONS, changed, forked, impatient  # noqa: F401
 from test_docs import PAGES
 
@@ -102,26 +102,14 @@ def test_a_wrong_answer_is_told_what_is_wrong(stem, old, new, check, message, tm
 # --- bugs
 
 
-def property_of(stem: str):
-    """The reference property of a bug, as the grader loads it."""
-    from course.grade.bugs import PARTS
-
-    return load(SOLUTIONS / "bugs" / f"{stem}.py", PARTS)
-
-
 @bug
-def test_a_bug_is_not_begun_and_its_solution_passes(stem):
-    """Would catch a bug that is handed out found, and one that no property finds."""
+def test_a_bug_is_not_begun_and_its_solution_finds_it_and_no_other(stem):
+    """Would catch a bug that is handed out found, a mutant that is none, and reference properties that cannot tell bugs apart."""
     found = grade(COURSE / "bugs" / f"{stem}.py")
     assert found["status"] == "not begun" and "this is for you to write" in found["message"]
     found = grade(SOLUTIONS / "bugs" / f"{stem}.py")
     assert found["status"] == "passed", found["message"]
-
-
-def test_every_property_finds_its_bug_and_no_other():
-    """Would catch a mutant that is none, and reference properties that cannot tell bugs apart."""
-    found = {stem: [name for name in MUTANTS if breaks(property_of(stem), name)] for stem in BUGS}
-    assert found == {stem: [stem[:2]] for stem in BUGS}
+    assert found["score"] == {"bugs that break it": [1, 1], "others": ""}
 
 
 @bug
@@ -158,12 +146,13 @@ def test_a_property_that_says_nothing_is_told_so(body, check, message, tmp_path)
 
 
 def test_a_property_that_everything_breaks_is_told_so(tmp_path):
-    """Would catch a snapshot of the decoder, which finds every bug and explains none."""
-    parts = [(SOLUTIONS / "bugs" / f"{stem}.py").read_text().replace("def holds", f"def {stem}") for stem in BUGS[:5]]
+    """Would catch a snapshot of the decoder, which finds every bug and explains none. Control for what is said of others above."""
+    stems = [stem for stem in BUGS if stem[:2] in ("b1", "b2", "b4", "b6")]  # which decode least
+    parts = [(SOLUTIONS / "bugs" / f"{stem}.py").read_text().replace("def holds", f"def {stem}") for stem in stems]
     file = tmp_path / "b1_sampled.py"
-    file.write_text("\n\n".join(parts) + f"\n\ndef holds(model):\n    return all(f(model) for f in ({', '.join(BUGS[:5])}))\n")
+    file.write_text("\n\n".join(parts) + f"\n\ndef holds(model):\n    return all(f(model) for f in ({', '.join(stems)}))\n")
     found = grade(file)
-    assert found["check"] == "no other" and "it is False for b2, b3, b4, b5, too" in found["message"], found
+    assert found["check"] == "no other" and "it is False for b2, b4, b6, too" in found["message"], found
 
 
 @pytest.mark.usefixtures("forked")
