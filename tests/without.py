@@ -56,8 +56,7 @@ def work(left: list[str]) -> None:
 
 
 def program(*flags: str) -> str:
-    """What `python dllm.py` says to these flags, on stdout and stderr."""
-    forget()
+    """What `python dllm.py` says to these flags, on stdout and stderr; but for its own body with the modules that are loaded."""
     sys.argv = ["dllm.py", *flags]
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
@@ -87,7 +86,9 @@ if __name__ == "__main__":
     for file in [None, *sorted((COPY / "strategies").glob("[a-z]*.py"))]:
         left, error = without(file)
         print(json.dumps([file.stem if file else None, left, error]), flush=True)
+    forget()
     ran = program("--help").count("the body of dllm.py")
     main = (COPY / "dllm.py").read_text()
     (COPY / "dllm.py").write_text(main.replace('sys.modules["dllm"] = sys.modules[__name__]', "pass"))
+    forget()
     print(json.dumps([ran, program("--help").count("the body of dllm.py")]))
