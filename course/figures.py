@@ -145,7 +145,8 @@ def slots() -> None:
         x0, y0 = 20 + 420 * (v % 2), 54 + 150 * (v // 2)
         parts.append(text(x0, y0 + 10, name))
         for age in range(3):
-            at = view(SimpleNamespace(x=torch.zeros(1, S)), window_of(start, start + L, S, age))
+            canvas = SimpleNamespace(x=torch.zeros(1, S), templated=False)
+            at = view(canvas, window_of(start, start + L, S, age))
             fresh = listed(at.query)
             seen = listed(at.visible) if at.visible is not None else fresh
             y = y0 + 24 + 24 * age

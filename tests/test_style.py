@@ -15,7 +15,7 @@ LARGER = {
     "drafts": 150,
     "guides": 160,
     "prism": 177,
-    "smoothing": 110,
+    "smoothing": 115,
     "sparse": 85,
     "dllm_cache": 106,  # with intervals of each layer, which mars sets
     "s2d2": 100,

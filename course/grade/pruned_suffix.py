@@ -15,7 +15,7 @@ from strategies.llada import serial
 
 def own(at: Pass, window: Window, slots: int, window_size: int | None) -> Pass:
     """The project's, which is made around a view."""
-    canvas = SimpleNamespace(x=torch.empty(1, slots))
+    canvas = SimpleNamespace(x=torch.empty(1, slots), templated=False)
     return project.pruned(lambda s, window: at, window_size)(canvas, window)
 
 
