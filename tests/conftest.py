@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import sys
 import tempfile
@@ -23,6 +24,18 @@ from strategies import STRATEGIES
 torch.set_num_threads(1)  # these models are so small that a second thread only waits
 settings.register_profile("default", deadline=None, max_examples=8, derandomize=True)
 settings.load_profile("default")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
+def pytest_cmdline_main(config) -> None:
+    """The whole suite is run by two processes where there are two cores; what is named, or chosen, by one, as all is under `-n 0`."""
+    option = config.option
+    chosen = config.args_source is config.ArgsSource.ARGS or option.keyword or option.collectonly or option.usepdb
+    if "PYTEST_XDIST_WORKER" in os.environ or chosen or getattr(option, "numprocesses", 0) is not None:
+        return  # a worker must not start others; without pytest-xdist there is no such option
+    if (os.cpu_count() or 1) > 1:
+        option.numprocesses, option.dist = 2, "loadfile"  # the tests of a file share decodes and fixtures
+
 
 MASK, EOS, VOCABULARY = 39, 38, 40
 GAINS = {"wte": 1.0, "q_proj": 3.0, "k_proj": 3.0}  # of a matrix; the last of all has 4
