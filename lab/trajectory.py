@@ -29,7 +29,7 @@ class Settings(Adaptation):
     """A model that learns from its own decodes; by default all of its weights are trained.
 
     block: tokens a block, those that the teacher decodes in
-    gen_length: tokens of the canvas; what does not fit is not learned from
+    gen_length: tokens of the canvas; an answer that does not fit is not learned from
     shuffled: the control: as many masks, but anywhere in the block
     most: largest share of a block that is masked; the smallest grows up to it over the steps
     certain: weight of the entropy of what is predicted right
@@ -83,7 +83,7 @@ class Settings(Adaptation):
 
     def decoded(self, teacher: LLaDA, batch: Batch) -> tuple[Batch, Tensor]:
         """What the teacher writes, and in which forward, int64 [B, A]. An answer that is not the
-        right one has no weight, and none has a block that the decode did not open."""
+        right one, or too long, has no weight, and none has a block that the decode did not open."""
         prompts = [row[start:].tolist() for row, start in zip(batch.prompt, batch.start.tolist())]
         A, eos = self.gen_length, teacher.config.eos_token_id
         one_by_one = {"strategy": "fast-dllm", "threshold": None, "eos": "stop"}
@@ -93,7 +93,9 @@ class Settings(Adaptation):
         tokens, written = (t[:, -A:].clone() for t in (result.tokens, result.written))
         right = F.pad(batch.answer, (0, A), value=eos)[:, :A] == tokens
         own = (batch.answer != eos).sum(1, keepdim=True) + 1  # [B, 1]
-        weight = weigh(own.clamp(max=A), A) * right.all(1, keepdim=True) * (written > 0)
+        fits = (batch.answer[:, A:] == eos).all(1, keepdim=True)
+        learned = fits & right.all(1, keepdim=True) & (written > 0)
+        weight = weigh(own.clamp(max=A), A) * learned
         return Batch(batch.prompt, batch.start, tokens, weight), written
 
     def save(self, both: nn.ModuleDict) -> None:
@@ -109,4 +111,5 @@ def latest(when: Tensor, inside: Tensor, share: Tensor) -> Tensor:
 
 def entropy(logits: Tensor, temperature: float) -> Tensor:
     """In nats, of the distribution at this temperature: [..., V] -> [...]."""
-    return torch.special.entr((logits.float() / temperature).softmax(-1)).sum(-1)
+    log_p = (logits.float() / temperature).log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1)  # subtle: the gradient of entr is NaN where p is 0
