@@ -6,7 +6,7 @@ them. A prompt of text has no frames.
 
 from typing import Annotated
 
-from strategies import Count, Share, Strategy, named
+from strategies import Count, Share, Strategy, has, named, require
 from strategies.dllm_cache import refreshed
 from strategies.fast_dllm import Threshold, threshold_rule
 from strategies.llada import serial
@@ -33,8 +33,8 @@ def mars(
     prompt_interval_steps: the last layers recompute the prompt every so many forwards, under a
         threshold of a block
     gen_interval_steps: the last layers recompute the whole answer every so many, likewise
-    tiers: groups of layers, alike in size, each refreshed half as often as the next; 1 for all as
-        often as the last, which is dllm-cache
+    tiers: groups of layers, alike in size, each refreshed half as often as the next, at most one
+        for each layer; 1 for all as often as the last, which is dllm-cache
     transfer_ratio: share of the answer that each layer recomputes in between, 0 to 1
     """
 
@@ -42,4 +42,9 @@ def mars(
         own = prompt_interval_steps, gen_interval_steps
         return [*zip(*(intervals(steps, tiers, layers) for steps in own))]
 
-    return Strategy(threshold_rule(threshold), refreshed(each, transfer_ratio), serial)
+    def fits(s) -> None:
+        layers = s.model.config.n_layers
+        require(tiers <= layers, "tiers", tiers, f"at most {layers}, the layers of this model")
+
+    view = has(fits=fits)(refreshed(each, transfer_ratio))
+    return Strategy(threshold_rule(threshold), view, serial)

@@ -55,7 +55,7 @@ CASES = [
     ("dllm-cache", {"gen_interval_steps": 7, "threshold": 0.5}),
     ("dllm-cache", {"prompt_interval_steps": 2, "gen_interval_steps": 3, "cfg_scale": 0.7}),
     ("mars", {"prompt_interval_steps": 3, "gen_interval_steps": 2}),
-    ("mars", {"prompt_interval_steps": 2, "gen_interval_steps": 3, "tiers": 3, "threshold": 0.5}),
+    ("mars", {"prompt_interval_steps": 2, "gen_interval_steps": 3, "threshold": 0.5}),
     ("mars", {"prompt_interval_steps": 2, "gen_interval_steps": 3, "cfg_scale": 0.7, "transfer_ratio": 0.1}),
     *[("d3llm", {"theta": 1.0, "decoded_token_threshold": 0.5, "delay": delay, "refresh": r}) for delay, r in ((0, 99), (1, 4), (2, 1))],
     ("dllm-var", {"threshold": 0.5}),

@@ -13,7 +13,7 @@ from shared import LENGTHS, answers, refused, run, same, seeds
 from strategies import STRATEGIES, build, trait
 from strategies.mars import intervals
 
-steps, tiers = st.integers(1, 9), st.integers(1, 5)
+steps, tiers = st.integers(1, 9), st.integers(1, 4)
 shares, thresholds = st.sampled_from([0.0, 0.25, 1.0]), st.sampled_from([None, 0.5])
 DEEP = {"layers": 4}  # of two layers the first has its answer always, and there would be no pyramid of answers
 
@@ -36,15 +36,15 @@ def test_what_refreshes_always_is_no_cache(seed, threshold):
 
 
 @given(st.integers(1, 10**6), st.integers(1, 16), st.integers(1, 64))
-def test_intervals_never_grow_with_depth(interval, tiers, layers):
+def test_intervals_never_grow_with_depth(interval, most, layers):
     """Would catch a deep layer that is refreshed less often than one that it reads, or in other forwards: what is new would stop there; and
     tiers that are not alike in size."""
+    tiers = min(most, layers)
     own = intervals(interval, tiers, layers)
     assert len(own) == layers and own == sorted(own, reverse=True) and own[-1] == interval
     assert all(one % other == 0 for one, other in zip(own, own[1:]))
-    if tiers <= layers:
-        sizes = [own.count(interval * 2**tier) for tier in range(tiers)]
-        assert sum(sizes) == layers and max(sizes) - min(sizes) <= 1
+    sizes = [own.count(interval * 2**tier) for tier in range(tiers)]
+    assert sum(sizes) == layers and max(sizes) - min(sizes) <= 1
 
 
 @given(steps, steps, tiers, tiers)
@@ -119,7 +119,8 @@ def test_its_memory_is_that_of_dllm_cache():
 
 
 def test_what_makes_no_sense_is_refused():
-    """Would catch a pyramid on its head that is asked for, and one that is silently left out."""
+    """Would catch a pyramid on its head that is asked for, one that is silently left out, and tiers without a layer, which skip intervals."""
+    refused(random_model(0), "mars", "tiers is 3, expected at most 2, the layers of this model", tiers=3)
     refused(random_model(0), "mars", "tiers is 0, expected between 1 and 16", tiers=0)
     refused(random_model(0), "mars", "gen_interval_steps is 0, expected at least 1", gen_interval_steps=0)
     refused(random_model(0), "dllm-cache", "strategy dllm-cache has no setting tiers: that is a setting of mars", tiers=2)
