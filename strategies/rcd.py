@@ -21,7 +21,8 @@ def residual(logits: Tensor, table: Tensor, mask: Tensor, temperature: float = 1
     """
     p = (logits.float() / temperature).softmax(-1)
     share = torch.special.entr(p).sum(-1, keepdim=True) / log(p.shape[-1])
-    return share * (p @ table.float() - mask.float())
+    mean = (p.to(table.dtype) @ table).float()  # no copy of the table, which may be gigabytes
+    return share * (mean - mask.float())
 
 
 class Residual(Softened):

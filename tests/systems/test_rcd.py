@@ -3,6 +3,7 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import MASK, random_model, random_prompt
 from dllm import prepare, stream
@@ -92,6 +93,24 @@ def test_its_cache_is_exact(seed, context, shift, add):
     """Would catch a residual that reaches finished text: what is mixed into masks is gone when they are written."""
     own = {"context": context, "shift": shift, "threshold": 0.5, "block_add_threshold": add}
     assert same(run(seed, "rcd", cache="none", **own), run(seed, "rcd", **own))
+
+
+def test_the_table_is_never_copied():
+    """Would catch embeddings in float32 beside those of a model in bfloat16: gigabytes that no check of the memory counts."""
+    made = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            made.append(op(*args, **(kwargs or {})))
+            return made[-1]
+
+    model = random_model(0).to(torch.bfloat16)
+    E, logits = model.wte.weight, torch.randn(3, 40)
+    with Watch():
+        mixed = residual(logits, E, E[MASK])
+    assert mixed.dtype == torch.float32 and not any(t.dtype == torch.float32 and t.shape == E.shape for t in made)
+    exact = residual(logits, E.float(), E[MASK].float())
+    torch.testing.assert_close(mixed, exact, rtol=0.05, atol=0.05)
 
 
 def test_any_view_and_rule_will_do():
