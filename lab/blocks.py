@@ -32,7 +32,7 @@ from lab.data import STORIES
 from lab.save import save_adapter, save_model
 from lab.tasks import Problem, problems
 from lab.tokenizer import save_tokenizer
-from lab.train import Batch, Run, score, two_stream_mask, weigh
+from lab.train import Batch, Run, check_tokens, score, two_stream_mask, weigh
 from load_weights import load_config, load_model
 from model import LLaDA, Pass
 from strategies import Count, Share, require
@@ -69,7 +69,6 @@ class Adaptation(Run):
     start: folder of the model to start from
     adapter: LoRA adapter that is part of it; only all weights can be trained on
     rank: of the LoRA matrices; 0 trains all weights, and writes a model in place of an adapter
-    block: tokens a block
     about: stories, or the tasks of the polish in their shares
     """
 
@@ -82,7 +81,6 @@ class Adaptation(Run):
     start: str = "weights/tiny-ar"
     adapter: str | None = None
     rank: Rank = 16
-    block: Count = 8
     about: Literal["stories", "all"] = "stories"
 
     def __post_init__(self):
@@ -90,6 +88,10 @@ class Adaptation(Run):
         load_config(self.start)
         whole = "0 beside an adapter, which a second one could not be added to"
         require(not (self.rank and self.adapter), "rank", self.rank, whole)
+
+    def check(self) -> None:
+        check_tokens(self.start)
+        self.started()
 
     def started(self) -> LLaDA:
         """What it starts from, frozen."""
@@ -128,6 +130,7 @@ class Adaptation(Run):
 class Settings(Adaptation):
     """What a model of the next token becomes.
 
+    block: tokens a block
     context: what finished tokens see: their block and before it, what is before them, and the
         prompt all of itself (token), or what is before them alone (causal)
     shift: 1 if the logits of a token stand a slot before it, as those of `start` do
@@ -141,6 +144,7 @@ class Settings(Adaptation):
 
     out: str = "runs/tiny-blocks/weights"
     run: str = "runs/tiny-blocks"
+    block: Count = 8
     context: Context = "causal"
     shift: Annotated[int, (0, 1)] = 1
     views: Annotated[int, (1, 2)] = 2

@@ -17,7 +17,7 @@ from torch import Tensor
 from lab.blocks import Adaptation, in_whole_blocks
 from lab.train import Batch, score
 from model import LLaDA, Pass
-from strategies import Share, require
+from strategies import Count, Share, require
 from strategies.d2f import block_mask
 
 
@@ -25,6 +25,7 @@ from strategies.d2f import block_mask
 class Settings(Adaptation):
     """A causal model that writes masks.
 
+    block: tokens a block
     wide: the masks lie among so many times their number of tokens, at the end of the answer; a
         large number is all over
     fading: share of what the masks before a token count for that the next token forgets
@@ -32,6 +33,7 @@ class Settings(Adaptation):
 
     out: str = "runs/tiny-card/weights"
     run: str = "runs/tiny-card"
+    block: Count = 8
     wide: float = 1.5
     fading: Share = 0.5
 

@@ -30,6 +30,7 @@ PHRASE = 14  # tokens of what is repeated, at most
 class Tuning(Adaptation):
     """What a model of blocks becomes; by default all of its weights are trained.
 
+    block: tokens a block
     context: what finished tokens see, as the model was trained (lab/blocks.py)
     shift: 1 if the logits of a token stand a slot before it, as those of `start` do
     """
@@ -37,6 +38,7 @@ class Tuning(Adaptation):
     steps: Count = 30
     adam: Share = 1e-4
     rank: Rank = 0
+    block: Count = 8
     context: Context = "causal"
     shift: Annotated[int, (0, 1)] = 1
 

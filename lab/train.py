@@ -47,7 +47,7 @@ from lab.files import locked, replacing, sweep
 from lab.save import save_model, write_tensors
 from lab.tasks import Problem, Random, problems
 from lab.tokenizer import EOS, MASK, ROUND, build, chat, save_tokenizer
-from load_weights import check_memory
+from load_weights import check_memory, load_config
 from model import Config, LLaDA, Pass
 from strategies import Count, Share, check_settings, options, require
 from strategies.blocks import Context, context_mask
@@ -65,7 +65,8 @@ class Run:
 
     A kind adds begin(), a module, of which what requires a gradient is trained, and its optimizers;
     loss(step, module, batch, rng), the sum over the examples and the counts of masked and of right
-    tokens; rate(step), a share of the optimizers' learning rates; and save(module).
+    tokens; rate(step), a share of the optimizers' learning rates; save(module); and check(), if it
+    starts from files.
 
     out: folder for the finished weights
     run: folder for the checkpoint that a killed training resumes from
@@ -110,6 +111,9 @@ class Run:
     def problems(self, step: int) -> Iterator[Problem]:
         """Those of a step, without end."""
         return problems(f"train/{self.seed}/{step}", polish=step >= self.main_steps)
+
+    def check(self) -> None:
+        """Raise what is wrong with the files that it starts from."""
 
     def recipe(self) -> dict:
         """What must not change when a run is resumed."""
@@ -254,6 +258,15 @@ def batches(s: Run, step: int, rank: int) -> list[Batch]:
             length = longest + (rng.randint(8, 64) if tails and polished else rng.randint(0, 4))
         collated.append(collate(group, length, tokenizer.token_to_id(EOS)))
     return collated
+
+
+def check_tokens(source: str) -> None:
+    """Refuse a model that was not made for the tokens of the problems."""
+    config, tokenizer = load_config(source), build()
+    ours = tokenizer.get_vocab_size(), *map(tokenizer.token_to_id, (MASK, EOS))
+    theirs = config.vocab_size, config.mask_token_id, config.eos_token_id
+    what = "a model of this program's tokens, as weights/tiny is"
+    require(ours[0] <= theirs[0] and ours[1:] == theirs[1:], "start", source, what)
 
 
 # ---- Objectives. Each returns what score() does.
@@ -572,6 +585,7 @@ def alone(*folders: str) -> Iterator[None]:
 def carry_out(s: Run) -> None:
     """Check all there is to check, then train."""
     read_checkpoint(s)
+    s.check()
     with alone(s.run, s.out):
         begun = begin(s)  # reads it anew: a run that had the folders may just have ended
         train(s, 0, begun) if s.processes == 1 else train_together(s, begun)

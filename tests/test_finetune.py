@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -162,6 +163,22 @@ def test_what_is_right_is_to_be_surer():
     assert loss(Uniform(), 2.0) == loss(Uniform(), 0.0)  # negative control: nothing is right
 
 
+def test_the_entropy_of_what_is_certain_has_a_gradient():
+    """Would catch a NaN where a probability is 0 in float32: the surer the student, the likelier, and then all of the training stops."""
+    logits = torch.tensor([[0.0, -60, 3, -200]], requires_grad=True)
+    trajectory.entropy(logits, 0.5).sum().backward()
+    assert logits.grad.isfinite().all() and logits.grad.any()
+
+
+def test_an_answer_that_does_not_fit_is_not_learned_from():
+    """Would catch the beginning of an answer that is learned from as if it ended with the canvas."""
+    s, teacher, batch, _ = taught(1)
+    longer = F.pad(batch.answer.masked_fill(batch.answer == EOS, 3), (0, 4), value=3)  # goes on behind a canvas of 12
+    for answer, learned in ((batch.answer, 2), (longer, 0)):
+        told, _ = s.decoded(teacher, Batch(batch.prompt, batch.start, answer, torch.ones(answer.shape)))
+        assert (told.weight > 0).any(1).sum() == learned
+
+
 # --- RCD's second stage
 
 
@@ -261,11 +278,17 @@ def test_they_are_jobs_of_lab_train_that_go_on_where_they_were(kind, flags, own,
         (["rcd", "--rank=4"], "0 beside an adapter"),
         (["blocks", "--adapter=weights/tiny-nbdiff"], "0 beside an adapter"),
         (["rcd", "--adapter=weights/nowhere"], "weights/nowhere"),
+        (["rcd", "--adapter=weights/tiny"], "adapter_config.json is missing"),
+        (["finetune", "--start={saved}"], "a model of this program's tokens"),
+        (["trajectory", "--start={saved}"], "a model of this program's tokens"),
+        (["blocks", "--start={saved}"], "a model of this program's tokens"),
+        (["finetune", "--block=7"], "unrecognized arguments: --block=7"),
     ],
 )
-def test_what_makes_no_sense_is_refused(flags, valid, capsys, tmp_path):
-    """Would catch a traceback in the first step, and work that is done before."""
+def test_what_makes_no_sense_is_refused(flags, valid, saved, capsys, tmp_path):
+    """Would catch a traceback in the first step, work that is done before, folders that are left behind, and a setting that does nothing."""
+    flags = [flag.format(saved=saved) for flag in flags]
     with pytest.raises(SystemExit) as exit:
         train.main([*flags, f"--run={tmp_path / 'run'}", f"--out={tmp_path / 'out'}"])
     err = capsys.readouterr().err
-    assert exit.value.code == 2 and err.count("\n") == 1 and valid in err
+    assert exit.value.code == 2 and err.count("\n") == 1 and valid in err and not list(tmp_path.iterdir())
