@@ -9,6 +9,7 @@ Paper: RCD (arXiv 2601.22954). Letters: B examples, Q tokens read, R rows, C wid
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +62,10 @@ class Settings(blocks.Settings):
     def __post_init__(self):
         super().__post_init__()
         require(self.growing == 0, "growing", self.growing, "0: blocks are what they were before")
+        another = Path(self.start).resolve() != Path(Settings.start).resolve()
+        if another and self.adapter == Settings.adapter:
+            made = f"adapter {self.adapter} is of {Settings.start}"
+            raise ValueError(f"{made}: give another, or none")
 
     def begin(self) -> tuple[Mixed, list[Optimizer]]:
         target, optimizers = super().begin()
