@@ -39,6 +39,7 @@ from strategies import Count, Share, require
 from strategies.blocks import Context
 
 Rank = Annotated[int, (0, 2**14)]
+Length = Annotated[int, (1, 1024)]  # of a block, or a canvas: all of its tokens are read at once
 MATRICES = (*TARGETS, "ff_proj", "up_proj", "ff_out")
 
 
@@ -144,7 +145,7 @@ class Settings(Adaptation):
 
     out: str = "runs/tiny-blocks/weights"
     run: str = "runs/tiny-blocks"
-    block: Count = 8
+    block: Length = 8
     context: Context = "causal"
     shift: Annotated[int, (0, 1)] = 1
     views: Annotated[int, (1, 2)] = 2

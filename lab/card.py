@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lab.blocks import Adaptation, in_whole_blocks
+from lab.blocks import Adaptation, Length, in_whole_blocks
 from lab.train import Batch, score
 from model import LLaDA, Pass
-from strategies import Count, Share, require
+from strategies import Share, require
 from strategies.d2f import block_mask
 
 
@@ -33,7 +33,7 @@ class Settings(Adaptation):
 
     out: str = "runs/tiny-card/weights"
     run: str = "runs/tiny-card"
-    block: Count = 8
+    block: Length = 8
     wide: float = 1.5
     fading: Share = 0.5
 

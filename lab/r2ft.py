@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab.blocks import Adaptation, Rank, in_whole_blocks, streams
+from lab.blocks import Adaptation, Length, Rank, in_whole_blocks, streams
 from lab.train import Batch
 from model import LLaDA
 from strategies import Count, Share
@@ -38,7 +38,7 @@ class Tuning(Adaptation):
     steps: Count = 30
     adam: Share = 1e-4
     rank: Rank = 0
-    block: Count = 8
+    block: Length = 8
     context: Context = "causal"
     shift: Annotated[int, (0, 1)] = 1
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dllm import generate
-from lab.blocks import Adaptation, Rank
+from lab.blocks import Adaptation, Length, Rank
 from lab.train import Batch, score, weigh
 from model import LLaDA, Pass
 from strategies import Count, Share, require
@@ -41,8 +41,8 @@ class Settings(Adaptation):
     adam: Share = 3e-4
     start: str = "weights/tiny"
     rank: Rank = 0
-    block: Count = 32
-    gen_length: Count = 64
+    block: Length = 32
+    gen_length: Length = 64
     shuffled: bool = False
     most: Share = 0.8
     certain: float = 2.0

@@ -272,6 +272,8 @@ def test_they_are_jobs_of_lab_train_that_go_on_where_they_were(kind, flags, own,
     "flags, valid",
     [
         (["trajectory", "--gen-length=40"], "a multiple of block, 32"),
+        (["trajectory", "--gen-length=1000000", "--block=1000000"], "between 1 and 1024"),
+        (["rcd", "--block=1000000"], "between 1 and 1024"),
         (["trajectory", "--most=0"], "more than 0"),
         (["finetune", "--least=0"], "more than 0"),
         (["rcd", "--growing=0.5"], "blocks are what they were before"),
