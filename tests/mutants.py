@@ -380,9 +380,20 @@ smoothing: what another row has opened is softened in this one, too
     if window.age is None:  =>  if False:
 @ strategies/rcd.py: systems/test_rcd.py
 rcd: the surer a guess, the more of the mask it replaces
-    return share * (p @  =>  return (1 - share) * (p @
+    return share *  =>  return (1 - share) *
 rcd: the mask stays
-    - mask.float())  =>  - 0 * mask.float())
+    (mean - mask.float())  =>  mean
+@ lab/rcd.py: test_finetune.py
+rcd training: a block that is all masks carries a residual, too
+    masked & ~masked.all(-1, keepdim=True)  =>  masked
+@ lab/trajectory.py: test_finetune.py
+trajectory: what was written first is masked
+    .argsort(1, True)  =>  .argsort(1)
+trajectory: wrong answers are learned from
+    fits & right.all(1, keepdim=True)  =>  fits
+@ lab/train.py: test_finetune.py
+finetune: an EOS that is always masked weighs as what is masked at a ratio
+    ratio.masked_fill(ends, 1.0), hidden  =>  ratio, hidden
 @ strategies/fast_dllm_v2.py: systems/test_fast_dllm_v2.py
 fast-dllm-v2: the last token of a sub-block decides what is computed
     s.masked()[..., 0]  =>  s.masked()[..., -1]
