@@ -91,7 +91,7 @@ class Adaptation(Run):
         require(not (self.rank and self.adapter), "rank", self.rank, whole)
 
     def check(self) -> None:
-        check_tokens(self.start)
+        check_tokens("start", self.start)
         self.started()
 
     def started(self) -> LLaDA:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from lab.save import save_adapter
-from lab.train import Batch, Run
+from lab.train import Batch, Run, check_tokens
 from load_weights import load_config, load_model
 from model import LLaDA, Pass
 from strategies import Count, Share, require
@@ -88,6 +88,9 @@ class Settings(Run):
         between = f"more than 0 and at most {self.most} (most)"
         require(0 < self.least <= self.most, "least", self.least, between)
         load_config(self.teacher)
+
+    def check(self) -> None:
+        check_tokens("teacher", self.teacher)
 
     def begin(self) -> tuple[nn.ModuleDict, list[Optimizer]]:
         teacher, student = (load_model(self.teacher, None, "cpu", torch.float32) for _ in range(2))

@@ -22,7 +22,6 @@ class Settings(Adaptation):
     """A model that reads the whole canvas; by default all of its weights are trained.
 
     eos_masked: every EOS is a mask, and predicted, in each example
-    as_decoded: mask three quarters of the examples as decoding in blocks sees them
     least: smallest masking ratio
     """
 
@@ -33,7 +32,6 @@ class Settings(Adaptation):
     start: str = "weights/tiny"
     rank: Rank = 0
     eos_masked: bool = False
-    as_decoded: bool = False
     least: Share = 0.1
 
     def __post_init__(self):
@@ -41,4 +39,4 @@ class Settings(Adaptation):
         require(0 < self.least <= 1, "least", self.least, "more than 0 and at most 1")
 
     def loss(self, step: int, model: LLaDA, batch: Batch, rng) -> tuple[Tensor, Tensor]:
-        return diffusion_loss(model, batch, self.least, self.as_decoded, rng, self.eos_masked)
+        return diffusion_loss(model, batch, self.least, False, rng, self.eos_masked)

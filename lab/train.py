@@ -260,13 +260,13 @@ def batches(s: Run, step: int, rank: int) -> list[Batch]:
     return collated
 
 
-def check_tokens(source: str) -> None:
-    """Refuse a model that was not made for the tokens of the problems."""
+def check_tokens(setting: str, source: str) -> None:
+    """Refuse a model, which this setting names, that was not made for the problems' tokens."""
     config, tokenizer = load_config(source), build()
     ours = tokenizer.get_vocab_size(), *map(tokenizer.token_to_id, (MASK, EOS))
     theirs = config.vocab_size, config.mask_token_id, config.eos_token_id
     what = "a model of this program's tokens, as weights/tiny is"
-    require(ours[0] <= theirs[0] and ours[1:] == theirs[1:], "start", source, what)
+    require(ours[0] <= theirs[0] and ours[1:] == theirs[1:], setting, source, what)
 
 
 # ---- Objectives. Each returns what score() does.

@@ -160,6 +160,8 @@ conv: the weights are those of probabilities, which run into 1
 @ strategies/editing.py: systems/test_editing.py
 editing: a full block is edited
     ~candidates & moves & (  =>  ~candidates & (
+editing: an end that is held back is written in place of another token
+    edit &= scores.doubt < LARGEST  =>  pass
 editing: the block before is edited in every forward
     if window.age == 0 and window.start  =>  if window.start
 editing: the block before is edited only if it must move itself

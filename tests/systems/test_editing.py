@@ -8,11 +8,12 @@ from hypothesis import given
 
 from conftest import MASK, random_model, random_prompt
 from dllm import decode
-from kernels import Scores
+from kernels import LARGEST, Scores
 from model import Pass
 from shared import LENGTHS, answers, changed, run, same, seeds, views
 from strategies import Strategy, build
 from strategies.d2f import pipeline
+from strategies.editing import edit_rule
 from strategies.llada import full, serial
 
 
@@ -99,3 +100,11 @@ def test_what_cannot_be_combined_is_refused():
                 Strategy(rule, view, serial)
         else:  # which changes nothing outside the block
             assert MASK not in answers(run(3, Strategy(rule, view, serial)))[0]
+
+
+def test_an_end_that_is_held_back_is_no_edit():
+    """Would catch an edit_threshold of 0, which takes any other choice, even the EOS that eos="defer" makes the least likely of all."""
+    doubt = torch.tensor([[LARGEST, LARGEST / 2]])
+    rule, none = edit_rule(0.5, 0.0), torch.tensor([[False, False]])
+    write, _ = rule(Scores(torch.zeros(1, 2), doubt), none, SimpleNamespace(must=torch.tensor([[True]])))
+    assert write.tolist() == [[False, True]]
